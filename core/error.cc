@@ -1,0 +1,102 @@
+#include "core/error.h"
+
+#include <new>
+
+#include "absl/strings/cord.h"
+
+namespace xh {
+namespace {
+
+constexpr char kOriginKey[] = "xhybrid/origin";
+
+// Public codes beside the absl codes that carry them inside. One to one, so that nothing is lost on the way.
+struct CodePair {
+  xh_code code;
+  absl::StatusCode inside;
+};
+constexpr CodePair kCodes[] = {
+    {XH_INVALID_ARGUMENT, absl::StatusCode::kInvalidArgument},
+    {XH_INVALID_STATE, absl::StatusCode::kFailedPrecondition},
+    {XH_NOT_FOUND, absl::StatusCode::kNotFound},
+    {XH_UNSUPPORTED, absl::StatusCode::kUnimplemented},
+    {XH_OUT_OF_MEMORY, absl::StatusCode::kResourceExhausted},
+    {XH_IO, absl::StatusCode::kUnavailable},
+    {XH_CORRUPT, absl::StatusCode::kDataLoss},
+    {XH_INCOMPATIBLE, absl::StatusCode::kOutOfRange},
+    {XH_DEVICE_LOST, absl::StatusCode::kAborted},
+    {XH_CANCELLED, absl::StatusCode::kCancelled},
+    {XH_INTERNAL, absl::StatusCode::kInternal},
+};
+
+xh_error* OutOfMemoryError() {
+  static xh_error error{XH_OUT_OF_MEMORY, "core", "out of memory while reporting an error"};
+  return &error;
+}
+
+}  // namespace
+
+Status MakeStatus(xh_code code, const std::string& message) {
+  for (const CodePair& pair : kCodes) {
+    if (pair.code == code) return Status(pair.inside, message);
+  }
+  return Status(absl::StatusCode::kInternal, absl::StrCat("error code ", code, " is not known: ", message));
+}
+
+xh_code CodeOf(const Status& status) {
+  for (const CodePair& pair : kCodes) {
+    if (pair.inside == status.code()) return pair.code;
+  }
+  return XH_INTERNAL;
+}
+
+Status WithOrigin(Status status, const std::string& origin) {
+  if (!status.ok()) status.SetPayload(kOriginKey, absl::Cord(origin));
+  return status;
+}
+
+std::string OriginOf(const Status& status) {
+  auto payload = status.GetPayload(kOriginKey);
+  return payload.has_value() ? std::string(*payload) : "core";
+}
+
+Status Annotate(const Status& status, const std::string& context) {
+  if (status.ok()) return status;
+  Status annotated(status.code(), absl::StrCat(context, ": ", status.message()));
+  return WithOrigin(std::move(annotated), OriginOf(status));
+}
+
+xh_error* NewError(xh_code code, const std::string& origin, const std::string& message) noexcept {
+  try {
+    return new xh_error{code, origin, message};
+  } catch (const std::bad_alloc&) {
+    return OutOfMemoryError();
+  }
+}
+
+xh_error* ToError(const Status& status) noexcept {
+  if (status.ok()) return nullptr;
+  try {
+    return new xh_error{CodeOf(status), OriginOf(status), std::string(status.message())};
+  } catch (const std::bad_alloc&) {
+    return OutOfMemoryError();
+  }
+}
+
+Status FromError(xh_error* error) {
+  if (error == nullptr) return absl::OkStatus();
+  Status status = WithOrigin(MakeStatus(error->code, error->message), error->origin);
+  xh_error_free(error);
+  return status;
+}
+
+}  // namespace xh
+
+extern "C" {
+
+xh_code xh_error_code(const xh_error* error) { return error != nullptr ? error->code : 0; }
+const char* xh_error_message(const xh_error* error) { return error != nullptr ? error->message.c_str() : ""; }
+const char* xh_error_origin(const xh_error* error) { return error != nullptr ? error->origin.c_str() : ""; }
+void xh_error_free(xh_error* error) {
+  if (error != xh::OutOfMemoryError()) delete error;
+}
+}
