@@ -25,25 +25,45 @@ using absl::StatusOr;
 // Each builds a status whose public code is the one of its name; the arguments are concatenated as by absl::StrCat.
 Status MakeStatus(xh_code code, const std::string& message);
 template <typename... Args>
-Status InvalidArgument(const Args&... args) { return MakeStatus(XH_INVALID_ARGUMENT, absl::StrCat(args...)); }
+Status InvalidArgument(const Args&... args) {
+  return MakeStatus(XH_INVALID_ARGUMENT, absl::StrCat(args...));
+}
 template <typename... Args>
-Status InvalidState(const Args&... args) { return MakeStatus(XH_INVALID_STATE, absl::StrCat(args...)); }
+Status InvalidState(const Args&... args) {
+  return MakeStatus(XH_INVALID_STATE, absl::StrCat(args...));
+}
 template <typename... Args>
-Status NotFound(const Args&... args) { return MakeStatus(XH_NOT_FOUND, absl::StrCat(args...)); }
+Status NotFound(const Args&... args) {
+  return MakeStatus(XH_NOT_FOUND, absl::StrCat(args...));
+}
 template <typename... Args>
-Status Unsupported(const Args&... args) { return MakeStatus(XH_UNSUPPORTED, absl::StrCat(args...)); }
+Status Unsupported(const Args&... args) {
+  return MakeStatus(XH_UNSUPPORTED, absl::StrCat(args...));
+}
 template <typename... Args>
-Status OutOfMemory(const Args&... args) { return MakeStatus(XH_OUT_OF_MEMORY, absl::StrCat(args...)); }
+Status OutOfMemory(const Args&... args) {
+  return MakeStatus(XH_OUT_OF_MEMORY, absl::StrCat(args...));
+}
 template <typename... Args>
-Status IoError(const Args&... args) { return MakeStatus(XH_IO, absl::StrCat(args...)); }
+Status IoError(const Args&... args) {
+  return MakeStatus(XH_IO, absl::StrCat(args...));
+}
 template <typename... Args>
-Status Corrupt(const Args&... args) { return MakeStatus(XH_CORRUPT, absl::StrCat(args...)); }
+Status Corrupt(const Args&... args) {
+  return MakeStatus(XH_CORRUPT, absl::StrCat(args...));
+}
 template <typename... Args>
-Status Incompatible(const Args&... args) { return MakeStatus(XH_INCOMPATIBLE, absl::StrCat(args...)); }
+Status Incompatible(const Args&... args) {
+  return MakeStatus(XH_INCOMPATIBLE, absl::StrCat(args...));
+}
 template <typename... Args>
-Status Cancelled(const Args&... args) { return MakeStatus(XH_CANCELLED, absl::StrCat(args...)); }
+Status Cancelled(const Args&... args) {
+  return MakeStatus(XH_CANCELLED, absl::StrCat(args...));
+}
 template <typename... Args>
-Status Internal(const Args&... args) { return MakeStatus(XH_INTERNAL, absl::StrCat(args...)); }
+Status Internal(const Args&... args) {
+  return MakeStatus(XH_INTERNAL, absl::StrCat(args...));
+}
 
 xh_code CodeOf(const Status& status);
 // The same status with another origin ("cpu", "merge.ties"); without one the origin is "core".
@@ -61,10 +81,10 @@ Status FromError(xh_error* error);                 // takes the error over; NULL
 #define XH_CONCAT_INNER(a, b) a##b
 #define XH_CONCAT(a, b) XH_CONCAT_INNER(a, b)
 // Returns from the enclosing function when `expression` (a Status) is not ok.
-#define XH_RETURN_IF_ERROR(expression)                    \
-  do {                                                    \
-    ::absl::Status xh_status = (expression);              \
-    if (!xh_status.ok()) return xh_status;                \
+#define XH_RETURN_IF_ERROR(expression)       \
+  do {                                       \
+    ::absl::Status xh_status = (expression); \
+    if (!xh_status.ok()) return xh_status;   \
   } while (false)
 // Declares `target` from a StatusOr, or returns its status.
 #define XH_ASSIGN_OR_RETURN(target, expression) \

@@ -1,0 +1,71 @@
+// RAII over a backend: device, memory and plans. One stream a device, on which everything is ordered.
+#ifndef XHYBRID_CORE_DEVICE_H_
+#define XHYBRID_CORE_DEVICE_H_
+
+#include <memory>
+#include <string>
+
+#include "core/error.h"
+#include "xhybrid_plugin.h"
+
+namespace xh {
+
+class Device;
+
+// Device memory; frees itself and keeps its device alive.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(std::shared_ptr<Device> device, void* data, int64_t bytes);
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
+  ~Buffer();
+
+  void* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  std::shared_ptr<Device> device_;
+  void* data_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+struct PlanCloser {
+  const xh_backend* backend;
+  void operator()(xh_plan* plan) const { backend->plan_close(plan); }
+};
+struct OpenedPlan {
+  std::unique_ptr<xh_plan, PlanCloser> plan;
+  xh_plan_info info;
+};
+
+// Safe from any thread except where plans run: one thread at a time per Device object's stream.
+class Device : public std::enable_shared_from_this<Device> {
+ public:
+  static StatusOr<std::shared_ptr<Device>> Open(const xh_backend* backend, const std::string& backend_name,
+                                                int32_t index, const xh_option* options, int64_t option_count);
+  ~Device();
+
+  const std::string& backend_name() const { return backend_name_; }
+  StatusOr<std::string> QueryText(const char* key) const;
+  StatusOr<int64_t> QueryInt(const char* key) const;
+
+  StatusOr<Buffer> Allocate(int64_t bytes);
+  Status Copy(void* to, const void* from, int64_t bytes);  // host or device, in stream order
+  Status Synchronize();
+  // With XHYBRID_TRACE=plans every plan is logged with its implementation.
+  StatusOr<OpenedPlan> OpenPlan(const xh_op_desc& desc);
+  Status RunPlan(const OpenedPlan& plan, const xh_tensor* args, int32_t arg_count, void* workspace, void* saved);
+
+ private:
+  Device(const xh_backend* backend, std::string backend_name)
+      : backend_(backend), backend_name_(std::move(backend_name)) {}
+  const xh_backend* backend_;
+  std::string backend_name_;
+  xh_device* device_ = nullptr;
+  xh_stream* stream_ = nullptr;
+};
+
+}  // namespace xh
+
+#endif  // XHYBRID_CORE_DEVICE_H_

@@ -1,0 +1,58 @@
+// A model's tokenizer: a text plugin opened on the files that travel inside the checkpoint.
+#ifndef XHYBRID_CORE_TEXT_TOKENIZER_H_
+#define XHYBRID_CORE_TEXT_TOKENIZER_H_
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "core/registry.h"
+
+namespace xh {
+
+struct Message {
+  std::string role;
+  std::string content;
+};
+
+// Files that belong to a tokenizer, when a directory has them.
+const std::vector<std::string>& TokenizerFileNames();
+
+// Safe from any thread.
+class Tokenizer {
+ public:
+  // `files`: name -> bytes. Chooses the text plugin whose main file is among them.
+  static StatusOr<std::shared_ptr<Tokenizer>> Open(const Registry& registry, std::map<std::string, std::string> files);
+
+  const std::map<std::string, std::string>& files() const { return files_; }
+  int64_t vocab_size() const;
+  StatusOr<std::vector<int32_t>> Encode(const std::string& text, bool add_special) const;
+  StatusOr<std::string> Decode(const std::vector<int32_t>& ids) const;
+  StatusOr<int32_t> Special(const std::string& token) const;
+  StatusOr<std::string> RenderChat(const std::vector<Message>& messages, bool add_generation_prompt) const;
+
+  // Text completed by one token after another: whole characters only.
+  class Stream {
+   public:
+    StatusOr<std::string> Push(int32_t id);
+
+   private:
+    friend class Tokenizer;
+    std::shared_ptr<const Tokenizer> tokenizer_;
+    std::unique_ptr<xh_text_stream, void (*)(xh_text_stream*)> stream_{nullptr, nullptr};
+  };
+  static StatusOr<Stream> OpenStream(std::shared_ptr<const Tokenizer> tokenizer);
+
+ private:
+  Tokenizer() = default;
+  std::map<std::string, std::string> files_;
+  const xh_text_table* table_ = nullptr;
+  std::string plugin_name_;
+  std::unique_ptr<xh_text, void (*)(xh_text*)> text_{nullptr, nullptr};
+};
+
+}  // namespace xh
+
+#endif  // XHYBRID_CORE_TEXT_TOKENIZER_H_
