@@ -1,0 +1,80 @@
+// What a model is: sizes, switches of its family, and a mixer a layer. Stored in checkpoints as JSON.
+#ifndef XHYBRID_CORE_MODEL_CONFIG_H_
+#define XHYBRID_CORE_MODEL_CONFIG_H_
+
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "nlohmann/json_fwd.hpp"
+#include "xhybrid.h"
+
+namespace xh {
+
+using Shape = std::vector<int64_t>;
+
+// Rotary embedding: theta and a scaling by name ("default", "linear", "llama3").
+struct RopeConfig {
+  std::string type = "default";
+  double theta = 10000.0;
+  double factor = 1.0;
+  double low_freq_factor = 1.0;
+  double high_freq_factor = 4.0;
+  int64_t original_context = 0;
+};
+
+// One layer's mixer (SPEC.md 1). Kinds: "hybrid", "attention", "window", "mlstm".
+struct MixerConfig {
+  std::string kind = "attention";
+  std::string feature_map = "softmax";  // "softmax", "hedgehog", "none"; of kinds with an mLSTM
+  int64_t features = 0;                 // n of the map; hedgehog gives 2n. 0 where there is none
+  int32_t sinks = 0;
+  std::vector<int32_t> windows;  // one a key/value head, 0 unlimited; empty where there is no local branch
+};
+
+struct ModelConfig {
+  std::string family;  // "llama", "qwen2"
+  int64_t vocab_size = 0;
+  int64_t hidden_size = 0;  // D
+  int64_t layer_count = 0;
+  int64_t heads = 0;              // H
+  int64_t kv_heads = 0;           // KV
+  int64_t head_dim = 0;           // d
+  int64_t intermediate_size = 0;  // F
+  int64_t context = 0;            // most positions
+  double norm_eps = 1e-6;
+  RopeConfig rope;
+  bool tied_embeddings = false;
+  bool qkv_bias = false;
+  bool output_bias = false;
+  bool mlp_bias = false;
+  std::vector<int32_t> eos_ids;
+  int32_t bos_id = -1;              // -1: none
+  std::vector<MixerConfig> mixers;  // layer_count of them
+};
+
+nlohmann::json ConfigToJson(const ModelConfig& config);
+StatusOr<ModelConfig> ConfigFromJson(const nlohmann::json& object, const std::string& where);
+// Reads config.json (and generation_config.json where `generation` is an object) of a Hugging Face directory; every
+// mixer is "attention". Refuses by name what is not supported, before any tensor is read.
+StatusOr<ModelConfig> ConfigFromHuggingFace(const nlohmann::json& config, const nlohmann::json& generation,
+                                            const std::string& where);
+// Every rule a config must keep (positive sizes, heads % kv_heads == 0, even head_dim, known mixers, ...).
+Status CheckConfig(const ModelConfig& config, const std::string& where);
+
+// How a new parameter begins (SPEC.md 1.3).
+enum class Init { kFromTeacher, kZero, kConstant, kIdentity, kLinspace };
+struct ParameterSpec {
+  std::string
+      name;  // as in Hugging Face: "model.layers.0.self_attn.q_proj.weight"; new ones under "...self_attn.xlstm."
+  Shape shape;
+  Init init = Init::kFromTeacher;
+  double a = 0;  // constant, identity scale or first of linspace
+  double b = 0;  // last of linspace
+};
+// Every parameter in a fixed order.
+std::vector<ParameterSpec> ParametersOf(const ModelConfig& config);
+
+}  // namespace xh
+
+#endif  // XHYBRID_CORE_MODEL_CONFIG_H_

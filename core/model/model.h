@@ -1,0 +1,89 @@
+// A model in device memory: config, weights, tokenizer, and the graph of its forward.
+#ifndef XHYBRID_CORE_MODEL_MODEL_H_
+#define XHYBRID_CORE_MODEL_MODEL_H_
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/graph.h"
+#include "core/model/config.h"
+#include "core/ops.h"
+#include "core/runtime.h"
+#include "core/text/tokenizer.h"
+#include "nlohmann/json.hpp"
+
+namespace xh {
+
+struct Weight {
+  xh_dtype dtype;
+  Shape shape;
+  std::shared_ptr<Buffer> buffer;
+};
+
+// Immutable after loading; safe from any thread.
+class Model {
+ public:
+  // A checkpoint directory (*.xhy) or a Hugging Face directory. dtype 0 keeps the stored one (f16 becomes f32); weights
+  // with NaN or Inf are refused by name.
+  static StatusOr<std::shared_ptr<Model>> Load(const std::shared_ptr<Runtime>& runtime, const std::string& path,
+                                               xh_dtype dtype = 0);
+
+  ModelConfig config;
+  std::map<std::string, Weight> weights;
+  std::shared_ptr<const Tokenizer> tokenizer;  // NULL when the directory has none
+  std::string tokenizer_problem;               // why it is NULL
+  nlohmann::json history = nlohmann::json::array();
+  std::shared_ptr<Device> device;
+  std::string path;
+
+  nlohmann::json Describe() const;
+};
+
+// Gives the value of a parameter by name: how the same forward serves teacher, student and session.
+using Binder = std::function<Value(Graph& graph, const std::string& name)>;
+Binder FrozenBinder(const Model& model);
+
+// Decode state of one session as graph values, by layer; see core/generate/session.h.
+struct LayerState {
+  MlstmState mlstm;  // values absent where the kind has none
+  AttentionCache cache;
+};
+
+struct ForwardInput {
+  int64_t batch = 1;
+  int64_t tokens = 0;
+  xh_dtype dtype = XH_F32;                         // of activations
+  Value ids;                                       // i32[batch * tokens]
+  Value position;                                  // i32[batch], tokens before this call; zeros without state
+  Value rope_table;                                // f32[P, d]
+  const std::vector<LayerState>* state = nullptr;  // NULL: whole sequences from position 0
+};
+
+// Values that a forward leaves for stages, taps and tests.
+struct LayerTaps {
+  Value mixer_in;   // [B*T, D], what the mixer reads (after the pre-attention norm)
+  Value mixer_out;  // [B,H,T,d] view, before W_o
+};
+struct ForwardOutput {
+  std::vector<Value> hidden;  // layer_count + 1: embeddings, after each block; the last after the final norm
+  std::vector<LayerTaps> layers;
+  Value final_hidden;  // [B*T, D] after the final norm
+};
+
+// f32[positions, d]: cosines and sines of SPEC.md's RoPE with the config's scaling, computed in double.
+std::vector<float> RopeTable(const ModelConfig& config, int64_t positions);
+
+// The whole model up to the final norm. Errors land in the graph.
+ForwardOutput BuildForward(Graph& graph, const ModelConfig& config, const Binder& bind, const ForwardInput& input);
+// One layer's mixer on `x` [B*T, D]: -> [B,H,T,d] before W_o (stage I feeds it with the teacher's x).
+Value BuildMixer(Graph& graph, const ModelConfig& config, int64_t layer, const Binder& bind, const ForwardInput& input,
+                 Value x);
+// Logits [M, V] of rows of the final hidden state.
+Value BuildLogits(Graph& graph, const ModelConfig& config, const Binder& bind, Value hidden_rows);
+
+}  // namespace xh
+
+#endif  // XHYBRID_CORE_MODEL_MODEL_H_

@@ -1,0 +1,58 @@
+// One function an op: declares it on a graph with the shapes of its outputs. Letters as in xhybrid_plugin.h.
+#ifndef XHYBRID_CORE_OPS_H_
+#define XHYBRID_CORE_OPS_H_
+
+#include <vector>
+
+#include "core/graph.h"
+
+namespace xh {
+
+// x[M,K] w[N,K]^T + bias[N]? -> [M,N] in x's dtype.
+Value MatMul(Graph& graph, Value x, Value w, Value bias = kAbsent);
+Value RmsNorm(Graph& graph, Value x, Value w, double eps);       // [M,D]
+Value Rope(Graph& graph, Value x, Value table, Value position);  // [B,H,T,d] view in and out
+Value Add(Graph& graph, Value a, Value b);
+Value SwiGlu(Graph& graph, Value gate, Value up);
+Value Embed(Graph& graph, Value table, Value ids, xh_dtype dtype);  // ids[M] -> [M,D]
+Value Cast(Graph& graph, Value x, xh_dtype dtype);
+Value FeatureMap(Graph& graph, Value u, Value a, xh_feature_map kind);      // u[B,U,T,d], a[H,d,n] -> [B,H,T,n|2n]
+Value HeadGate(Graph& graph, Value q, Value k, Value v, Value w, Value b);  // -> o f32[B,H,T]
+Value Mix(Graph& graph, Value o, Value x, Value y);
+
+struct MlstmState {
+  Value S, z, m;  // f32 [B,H,n,d], [B,H,n], [B,H]; updated in place
+};
+// Without state: differentiable. With state: continues from it and updates it, not differentiable.
+Value Mlstm(Graph& graph, Value q, Value k, Value v, Value i, Value f, const xh_mlstm_params& params,
+            const MlstmState* state = nullptr);
+
+struct AttentionCache {
+  Value k, v;      // [B,C,d], updated in place
+  Value position;  // i32[B]: tokens before this call
+  int64_t capacity;
+};
+// windows: one a key/value head, 0 unlimited. With a cache: continues from it, not differentiable.
+Value Attention(Graph& graph, Value q, Value k, Value v, const std::vector<int32_t>& windows, int32_t sinks,
+                double scale, const AttentionCache* cache = nullptr);
+// Slots C of a cache with these windows.
+int64_t AttentionCacheSlots(const std::vector<int32_t>& windows, int32_t sinks, int64_t capacity);
+
+// -> sums f32[2]
+Value AlignLoss(Graph& graph, Value student, Value teacher, Value scale);
+struct TopK {
+  Value values, ids;  // f32[M,k], i32[M,k]
+};
+TopK SelectTopK(Graph& graph, Value logits, int32_t top_k);
+// -> losses f32[M,2]
+Value DistillLoss(Graph& graph, Value logits, Value targets, const TopK* teacher, Value scale,
+                  const xh_distill_params& params);
+// f32[M,N] -> f32[N]
+Value Reduce(Graph& graph, Value x, xh_reduce_kind kind);
+void AdamW(Graph& graph, Value gradient, Value schedule, Value param, Value first, Value second, Value master,
+           const xh_adamw_params& params);
+void Fill(Graph& graph, Value target, float value);
+
+}  // namespace xh
+
+#endif  // XHYBRID_CORE_OPS_H_
