@@ -35,6 +35,14 @@ inline constexpr Value kAbsent{};
 struct OutputType {
   xh_dtype dtype;
   Shape shape;
+  // [B,H,T,d] or [B,H,T] held in memory as [B,T,H,d] or [B,T,H]: what projections read and write.
+  bool token_major = false;
+};
+
+// Time spent in one kind of op; see Graph::Profile.
+struct OpTime {
+  int64_t calls = 0;
+  double seconds = 0;
 };
 
 // What autograd must know of an op: which inputs and outputs its backward reads (bit i: number i), as xhybrid_plugin.h
@@ -67,18 +75,23 @@ class Graph {
   // ---- views: no work, gradients flow through ----
   // Another shape and strides (elements) over all of a contiguous value. Strides empty: contiguous.
   Value View(Value value, const Shape& shape, const Shape& strides = {});
-  // [B*T, H*d] rows seen as [B, H, T, d], and back (the value must be such a view of a contiguous root).
-  Value SplitHeads(Value rows, int64_t batch, int64_t tokens, int64_t heads);
+  // [B*T, H*d] rows seen as [B,H,T,d] (with d = 1 dropped when `scalar`: [B*T, H] as [B,H,T]), and back.
+  Value SplitHeads(Value rows, int64_t batch, int64_t tokens, int64_t heads, bool scalar = false);
+  Value MergeHeads(Value heads);
   // Rows [first, first + count) of a rank-2 contiguous value.
   Value Rows(Value value, int64_t first, int64_t count);
 
   // ---- ops ----
-  // Declares an op with new outputs; differentiable. `params` is a struct of xhybrid_plugin.h; what it points to must
-  // live during the call, and its content goes into `params_key` so that equal calls are recognised.
+  // Declares an op with new outputs; differentiable. `params` is a struct of xhybrid_plugin.h without padding. An
+  // output of dtype 0 is absent.
   std::vector<Value> Op(xh_op op, const void* params, uint32_t params_size, const std::vector<Value>& inputs,
-                        const std::vector<OutputType>& outputs, const std::string& params_key = "");
+                        const std::vector<OutputType>& outputs);
   // The same into given values (decode state, caches, in-place updates). Never merged, not differentiable.
   void Emit(xh_op op, xh_pass pass, const void* params, uint32_t params_size, const std::vector<Value>& args);
+  // Memory for the result of an Emit.
+  Value Uninitialized(const OutputType& type) { return AddOutput(type); }
+  // A copy of the list that lives as long as the graph; equal lists give the same pointer.
+  const int32_t* Intern(const std::vector<int32_t>& list);
 
   // ---- gradients ----
   // A place on the tape; BackwardSince emits the backward of the ops declared after it whose gradients are known
@@ -96,6 +109,8 @@ class Graph {
   Status Compile();
   int64_t arena_bytes() const { return arena_bytes_; }  // after Compile
   Status Run();
+  // Adds up the time of each op and pass ("matmul.backward") in *times while set; NULL stops.
+  void Profile(std::map<std::string, OpTime>* times) { profile_ = times; }
   Status Write(Value value, const void* host, int64_t bytes);
   Status Read(Value value, void* host, int64_t bytes);
 
@@ -111,24 +126,32 @@ class Graph {
   struct TapeNode;
 
   int32_t AddStorage(int64_t bytes, void* external);
-  Value AddValue(ValueInfo info);
-  Value AddTensor(xh_dtype dtype, const Shape& shape, void* external);
+  Value AddTensor(xh_dtype dtype, const Shape& shape, int32_t storage);
+  Value AddView(Value base, const Shape& shape, const Shape& stride, int64_t offset);
+  Value AddOutput(const OutputType& type);
   xh_tensor Describe(Value value, bool accumulate) const;
+  std::shared_ptr<OpenedPlan> PlanFor(xh_op op, xh_pass pass, const void* params, uint32_t params_size,
+                                      const std::vector<xh_tensor>& tensors);
   void AddStep(xh_op op, xh_pass pass, const void* params, uint32_t params_size, const std::vector<Value>& args,
-               const std::vector<bool>& accumulate, int32_t saved, std::shared_ptr<OpenedPlan>* opened);
-  Value GradientTarget(Value input, bool* accumulate);
+               const std::vector<bool>& accumulate, int32_t* saved);
+  bool IsContiguous(Value value) const;
   Value ViewLike(Value root, Value view);
+  Value GradientTarget(Value input, bool* accumulate);
   void EmitBackward(const TapeNode& node);
-  void PlanArena();
+  int64_t PlanArena();
+  void ResolvePointers();
 
   std::shared_ptr<Device> device_;
   std::vector<ValueInfo> values_;
   std::vector<Storage> storages_;
   std::vector<Step> steps_;
   std::vector<TapeNode> tape_;
-  std::map<std::string, std::vector<Value>> declared_;        // op key -> outputs
-  std::map<std::string, std::shared_ptr<OpenedPlan>> plans_;  // plan key -> plan
-  std::map<int32_t, Value> gradients_;                        // root value -> gradient
+  std::map<std::string, std::vector<Value>> declared_;        // op, parameters, inputs -> outputs, where nothing trains
+  std::map<std::string, std::shared_ptr<OpenedPlan>> plans_;  // request -> plan
+  std::map<std::string, Value> externals_;                    // memory and shape -> value
+  std::map<std::vector<int32_t>, std::unique_ptr<std::vector<int32_t>>> interned_;
+  std::map<int32_t, Value> gradients_;  // root value -> gradient
+  std::map<std::string, OpTime>* profile_ = nullptr;
   Status status_;
   bool compiled_ = false;
   Buffer arena_;

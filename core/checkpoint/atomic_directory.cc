@@ -1,0 +1,214 @@
+#include "core/checkpoint/atomic_directory.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <vector>
+
+#include "core/checkpoint/names.h"
+
+namespace xh {
+namespace {
+
+struct Target {
+  std::string parent;
+  std::string name;
+};
+
+Target Split(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  const size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return {".", path};
+  return {slash == 0 ? "/" : path.substr(0, slash), path.substr(slash + 1)};
+}
+
+std::string AsideName(const std::string& name) { return "." + name + ".old"; }
+std::string TemporaryPrefix(const std::string& name) { return "." + name + ".tmp-"; }
+
+// The process that made the directory `entry`, 0 when it is not one of ours.
+pid_t OwnerOf(const std::string& entry, const std::string& prefix) {
+  if (entry.size() <= prefix.size() || entry.size() > prefix.size() + 9 || entry.compare(0, prefix.size(), prefix) != 0) {
+    return 0;
+  }
+  pid_t owner = 0;
+  for (size_t i = prefix.size(); i < entry.size(); ++i) {
+    if (entry[i] < '0' || entry[i] > '9') return 0;
+    owner = owner * 10 + (entry[i] - '0');
+  }
+  return owner;
+}
+
+// A live writer holds a lock on its directory. The process id alone does not tell: it may have been given again, and in a
+// container it often is. Where the file system has no locks, it decides.
+bool IsStale(const File& parent, const std::string& entry, pid_t owner) {
+  const bool own = owner == ::getpid();
+  if (!own && !(::kill(owner, 0) != 0 && errno == ESRCH)) return false;
+  StatusOr<File> directory = File::OpenDirectoryAt(parent, entry);
+  if (!directory.ok()) return false;
+  if (::flock(directory->descriptor(), LOCK_EX | LOCK_NB) == 0) return true;
+  return errno != EWOULDBLOCK && !own;
+}
+
+std::vector<std::string> EntriesOf(const std::string& directory) {
+  std::vector<std::string> names;
+  std::error_code failed;
+  std::filesystem::directory_iterator entry(directory, failed), end;
+  while (!failed && entry != end) {
+    names.push_back(entry->path().filename().string());
+    entry.increment(failed);
+  }
+  return names;
+}
+
+}  // namespace
+
+std::string SetAsidePath(const std::string& target) {
+  const Target split = Split(target);
+  return split.parent + "/" + AsideName(split.name);
+}
+
+StatusOr<std::unique_ptr<AtomicDirectory>> AtomicDirectory::Open(const std::string& target, bool replace,
+                                                                 const std::string& marker) {
+  const Target split = Split(target);
+  if (split.name.empty() || split.name == "/" || split.name == "." || split.name == "..") {
+    return InvalidArgument("checkpoint path ", Quoted(target), " does not end with a name for the new directory");
+  }
+  std::unique_ptr<AtomicDirectory> result(new AtomicDirectory);
+  result->name_ = split.name;
+  XH_ASSIGN_OR_RETURN(result->parent_, File::OpenDirectory(split.parent));
+  XH_RETURN_IF_ERROR(result->PutBack());
+  XH_RETURN_IF_ERROR(result->CheckTarget(replace, marker));
+  result->RemoveStale();
+  XH_RETURN_IF_ERROR(result->Create());
+  return result;
+}
+
+AtomicDirectory::~AtomicDirectory() { Abandon(); }
+
+bool AtomicDirectory::Exists(const std::string& name) const {
+  struct stat about;
+  return ::fstatat(parent_.descriptor(), name.c_str(), &about, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+void AtomicDirectory::Remove(const std::string& name) const {
+  if (StorageRefused("remove")) return;
+  std::error_code ignored;  // what stays has a dot-name and is removed by the next writer
+  std::filesystem::remove_all(Path(name), ignored);
+}
+
+// Ends what an interrupted replacement left: the old directory returns, or goes when the new one is in place.
+Status AtomicDirectory::PutBack() {
+  const std::string aside = AsideName(name_);
+  if (!Exists(aside)) return absl::OkStatus();
+  if (Exists(name_)) {
+    Remove(aside);
+  } else if (::renameat(parent_.descriptor(), aside.c_str(), parent_.descriptor(), name_.c_str()) != 0) {
+    return SystemError("rename", Path(aside));
+  }
+  return absl::OkStatus();
+}
+
+Status AtomicDirectory::CheckTarget(bool replace, const std::string& marker) const {
+  if (!Exists(name_)) return absl::OkStatus();
+  if (!replace) return InvalidState(Path(name_), " exists; pass replace to write a new checkpoint in its place");
+  StatusOr<File> old = File::OpenDirectoryAt(parent_, name_);
+  if (old.ok()) {
+    struct stat about;
+    const bool marked = ::fstatat(old->descriptor(), marker.c_str(), &about, AT_SYMLINK_NOFOLLOW) == 0;
+    if (marked || EntriesOf(Path(name_)).empty()) return absl::OkStatus();
+  }
+  return InvalidState(Path(name_), " is not a checkpoint and is not replaced; remove it, or choose another name");
+}
+
+void AtomicDirectory::RemoveStale() const {
+  const std::string prefix = TemporaryPrefix(name_);
+  for (const std::string& entry : EntriesOf(parent_.path())) {
+    const pid_t owner = OwnerOf(entry, prefix);
+    if (owner > 0 && IsStale(parent_, entry, owner)) Remove(entry);
+  }
+}
+
+Status AtomicDirectory::Create() {
+  const std::string temporary = TemporaryPrefix(name_) + std::to_string(::getpid());
+  if (StorageRefused("mkdir") || ::mkdirat(parent_.descriptor(), temporary.c_str(), 0777) != 0) {
+    if (errno == EEXIST) return InvalidState(Path(name_), " is being written by another writer of this process");
+    return SystemError("create directory", Path(temporary));
+  }
+  temporary_ = temporary;
+  XH_ASSIGN_OR_RETURN(directory_, File::OpenDirectoryAt(parent_, temporary_));
+  if (::flock(directory_.descriptor(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    return SystemError("lock", directory_.path());
+  }
+  return absl::OkStatus();
+}
+
+Status AtomicDirectory::Commit() {
+  if (temporary_.empty()) return InvalidState(Path(name_), " was committed or abandoned before");
+  Status done = directory_.Sync();
+  if (done.ok()) done = Rename();
+  if (!done.ok()) Abandon();
+  return done;
+}
+
+Status AtomicDirectory::Rename() {
+  std::string old_name;
+  if (Exists(name_)) {
+    XH_RETURN_IF_ERROR(Replace(&old_name));
+  } else {
+    // NOREPLACE: an empty directory that appeared meanwhile must not vanish silently.
+    int failed = StorageRefused("rename") ? -1
+                                          : ::renameat2(parent_.descriptor(), temporary_.c_str(), parent_.descriptor(),
+                                                        name_.c_str(), RENAME_NOREPLACE);
+    if (failed != 0 && (errno == EINVAL || errno == ENOSYS)) {
+      failed = ::renameat(parent_.descriptor(), temporary_.c_str(), parent_.descriptor(), name_.c_str());
+    }
+    if (failed != 0) return SystemError("rename to", Path(name_));
+  }
+  temporary_.clear();
+  const Status synced = parent_.Sync();
+  if (!synced.ok()) return Annotate(synced, absl::StrCat(Path(name_), " is in place, but may not survive a power cut"));
+  if (!old_name.empty()) Remove(old_name);
+  return absl::OkStatus();
+}
+
+Status AtomicDirectory::Exchange(std::string* old_name) {
+  if (StorageRefused("exchange") || ::renameat2(parent_.descriptor(), temporary_.c_str(), parent_.descriptor(),
+                                                name_.c_str(), RENAME_EXCHANGE) != 0) {
+    return SystemError("exchange", Path(name_));
+  }
+  *old_name = temporary_;
+  return absl::OkStatus();
+}
+
+Status AtomicDirectory::Replace(std::string* old_name) {
+  const Status exchanged = Exchange(old_name);
+  if (exchanged.ok() || (errno != EINVAL && errno != ENOSYS && errno != EOPNOTSUPP)) return exchanged;
+  // Two renames instead. Between them SetAsidePath is where the old directory is found.
+  const std::string aside = AsideName(name_);
+  const int parent = parent_.descriptor();
+  if (StorageRefused("rename") || ::renameat(parent, name_.c_str(), parent, aside.c_str()) != 0) {
+    return SystemError("rename", Path(name_));
+  }
+  if (StorageRefused("rename") || ::renameat(parent, temporary_.c_str(), parent, name_.c_str()) != 0) {
+    const Status failed = SystemError("rename to", Path(name_));
+    if (::renameat(parent, aside.c_str(), parent, name_.c_str()) == 0) return failed;
+    return Annotate(failed, absl::StrCat("the old checkpoint is in ", Path(aside)));
+  }
+  *old_name = aside;
+  return absl::OkStatus();
+}
+
+void AtomicDirectory::Abandon() {
+  if (!temporary_.empty()) Remove(temporary_);
+  temporary_.clear();
+}
+
+}  // namespace xh

@@ -1,0 +1,522 @@
+#include "core/graph.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+
+namespace xh {
+namespace {
+
+constexpr int64_t kAlignment = 256;  // of everything in the arena: a multiple of every backend's wish
+
+int64_t RoundUp(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+int64_t ElementBytes(xh_dtype dtype) {
+  switch (dtype) {
+    case XH_F32:
+    case XH_I32:
+      return 4;
+    case XH_F16:
+    case XH_BF16:
+      return 2;
+    case XH_I64:
+      return 8;
+    default:
+      return 1;
+  }
+}
+
+int64_t Elements(const Shape& shape) {
+  int64_t count = 1;
+  for (int64_t extent : shape) count *= extent;
+  return count;
+}
+
+Shape ContiguousStride(const Shape& shape) {
+  Shape stride(shape.size());
+  int64_t step = 1;
+  for (size_t i = shape.size(); i-- > 0;) {
+    stride[i] = step;
+    step *= shape[i];
+  }
+  return stride;
+}
+
+// Appends the bytes of a value to a lookup key.
+template <typename T>
+void AppendKey(std::string* key, const T& value) {
+  key->append(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+constexpr const char* kPassNames[] = {"infer", "forward", "backward"};
+
+}  // namespace
+
+struct Graph::ValueInfo {
+  xh_dtype dtype;
+  Shape shape;
+  Shape stride;
+  int32_t storage;
+  int64_t offset;          // elements from the start of the storage
+  int32_t root;            // the tensor that this views; itself where it is one
+  bool requires_gradient;  // of roots
+  float* gradient;         // of roots that are parameters
+  bool closed;             // of roots: its producer has left the tape, no gradient can flow into it any more
+};
+
+struct Graph::Storage {
+  int64_t bytes;
+  void* external;
+  int64_t first;  // steps between which the arena must hold it
+  int64_t last;
+  int64_t offset;
+  bool pinned;  // held for the whole run
+};
+
+struct Graph::Step {
+  xh_op op;
+  xh_pass pass;
+  std::shared_ptr<OpenedPlan> plan;
+  std::vector<Value> args;
+  std::vector<bool> accumulate;
+  int32_t saved;  // storage, -1 for none
+  std::vector<xh_tensor> tensors;
+  void* saved_data;
+};
+
+struct Graph::TapeNode {
+  xh_op op;
+  std::string params;
+  std::vector<Value> inputs;
+  std::vector<Value> outputs;
+  int32_t saved;
+};
+
+Graph::Graph(std::shared_ptr<Device> device) : device_(std::move(device)) {}
+Graph::~Graph() = default;
+
+// ---- leaves and views
+// -------------------------------------------------------------------------------------------------
+
+int32_t Graph::AddStorage(int64_t bytes, void* external) {
+  storages_.push_back({bytes, external, INT64_MAX, -1, 0, false});
+  return static_cast<int32_t>(storages_.size()) - 1;
+}
+
+Value Graph::AddTensor(xh_dtype dtype, const Shape& shape, int32_t storage) {
+  int32_t id = static_cast<int32_t>(values_.size());
+  if (shape.size() > XH_MAX_RANK) Fail(Internal("a graph value has rank ", shape.size(), "; at most ", XH_MAX_RANK));
+  values_.push_back({dtype, shape, ContiguousStride(shape), storage, 0, id, false, nullptr, false});
+  return {id};
+}
+
+Value Graph::AddView(Value base, const Shape& shape, const Shape& stride, int64_t offset) {
+  ValueInfo info = values_[base.id];
+  info.shape = shape;
+  info.stride = stride;
+  info.offset += offset;
+  values_.push_back(std::move(info));
+  return {static_cast<int32_t>(values_.size()) - 1};
+}
+
+Value Graph::Input(xh_dtype dtype, const Shape& shape) {
+  int32_t storage = AddStorage(Elements(shape) * ElementBytes(dtype), nullptr);
+  storages_[storage].pinned = true;
+  return AddTensor(dtype, shape, storage);
+}
+
+Value Graph::External(void* data, xh_dtype dtype, const Shape& shape) {
+  std::string key;
+  AppendKey(&key, data);
+  AppendKey(&key, dtype);
+  for (int64_t extent : shape) AppendKey(&key, extent);
+  auto found = externals_.find(key);
+  if (found != externals_.end()) return found->second;
+  Value value = AddTensor(dtype, shape, AddStorage(Elements(shape) * ElementBytes(dtype), data));
+  externals_[key] = value;
+  return value;
+}
+
+Value Graph::Parameter(void* data, xh_dtype dtype, const Shape& shape, float* gradient) {
+  Value value = External(data, dtype, shape);
+  ValueInfo& info = values_[value.id];
+  if (info.gradient != nullptr && info.gradient != gradient) {
+    Fail(Internal("a parameter was declared with two gradients"));
+  }
+  info.gradient = gradient;
+  info.requires_gradient = gradient != nullptr;
+  return value;
+}
+
+bool Graph::IsContiguous(Value value) const {
+  return values_[value.id].stride == ContiguousStride(values_[value.id].shape);
+}
+
+Value Graph::View(Value value, const Shape& shape, const Shape& strides) {
+  if (!value.valid()) return value;
+  if (!IsContiguous(value) || Elements(shape) != size(value)) {
+    Fail(Internal("a view must cover a contiguous value of the same size"));
+    return value;
+  }
+  return AddView(value, shape, strides.empty() ? ContiguousStride(shape) : strides, 0);
+}
+
+Value Graph::SplitHeads(Value rows, int64_t batch, int64_t tokens, int64_t heads, bool scalar) {
+  int64_t width = size(rows) / (batch * tokens * heads);
+  if (scalar) return View(rows, {batch, heads, tokens}, {tokens * heads, 1, heads});
+  return View(rows, {batch, heads, tokens, width}, {tokens * heads * width, width, heads * width, 1});
+}
+
+Value Graph::MergeHeads(Value heads) {
+  const ValueInfo info = values_[heads.id];
+  int64_t width = info.shape.size() == 4 ? info.shape[3] : 0;
+  Shape expected = {info.shape[2] * info.shape[1] * width, width, info.shape[1] * width, 1};
+  // Strides of extents of 1 do not matter.
+  for (size_t i = 0; i < info.shape.size(); ++i) {
+    if (info.shape.size() != 4 || (info.shape[i] != 1 && info.stride[i] != expected[i])) {
+      Fail(Internal("only token-major heads [B,H,T,d] can be merged"));
+      return heads;
+    }
+  }
+  Shape rows = {info.shape[0] * info.shape[2], info.shape[1] * width};
+  return AddView(heads, rows, ContiguousStride(rows), 0);
+}
+
+Value Graph::Rows(Value value, int64_t first, int64_t count) {
+  const ValueInfo info = values_[value.id];
+  if (!IsContiguous(value) || info.shape.size() != 2 || first < 0 || count < 1 || first + count > info.shape[0]) {
+    Fail(Internal("rows ", first, " to ", first + count, " are not rows of a contiguous matrix"));
+    return value;
+  }
+  return AddView(value, {count, info.shape[1]}, info.stride, first * info.shape[1]);
+}
+
+Value Graph::AddOutput(const OutputType& type) {
+  if (type.dtype == 0) return kAbsent;
+  int32_t storage = AddStorage(Elements(type.shape) * ElementBytes(type.dtype), nullptr);
+  if (!type.token_major) return AddTensor(type.dtype, type.shape, storage);
+  Shape held = type.shape;  // [B,H,T,...] is held as [B,T,H,...]
+  std::swap(held[1], held[2]);
+  Value root = AddTensor(type.dtype, held, storage);
+  Shape stride = values_[root.id].stride;
+  std::swap(stride[1], stride[2]);
+  return AddView(root, type.shape, stride, 0);
+}
+
+const Shape& Graph::shape(Value value) const { return values_[value.id].shape; }
+xh_dtype Graph::dtype(Value value) const { return values_[value.id].dtype; }
+int64_t Graph::size(Value value) const { return Elements(values_[value.id].shape); }
+
+bool Graph::RequiresGradient(Value value) const {
+  return value.valid() && values_[values_[value.id].root].requires_gradient;
+}
+
+// ---- ops
+// --------------------------------------------------------------------------------------------------------------
+
+const int32_t* Graph::Intern(const std::vector<int32_t>& list) {
+  std::unique_ptr<std::vector<int32_t>>& held = interned_[list];
+  if (held == nullptr) held = std::make_unique<std::vector<int32_t>>(list);
+  return held->data();
+}
+
+xh_tensor Graph::Describe(Value value, bool accumulate) const {
+  xh_tensor tensor{};
+  if (!value.valid()) return tensor;
+  const ValueInfo& info = values_[value.id];
+  tensor.rank = static_cast<int32_t>(info.shape.size());
+  std::copy(info.shape.begin(), info.shape.end(), tensor.shape);
+  std::copy(info.stride.begin(), info.stride.end(), tensor.stride);
+  tensor.dtype = info.dtype;
+  tensor.flags = accumulate ? XH_TENSOR_ACCUMULATE : 0;
+  return tensor;
+}
+
+std::shared_ptr<OpenedPlan> Graph::PlanFor(xh_op op, xh_pass pass, const void* params, uint32_t params_size,
+                                           const std::vector<xh_tensor>& tensors) {
+  std::string key;
+  AppendKey(&key, op);
+  AppendKey(&key, pass);
+  if (params_size > 0) key.append(static_cast<const char*>(params), params_size);
+  for (const xh_tensor& tensor : tensors) AppendKey(&key, tensor);
+  std::shared_ptr<OpenedPlan>& plan = plans_[key];
+  if (plan != nullptr) return plan;
+  xh_op_desc desc{XH_SIZED(xh_op_desc), op,    pass, 0, tensors.data(), static_cast<int32_t>(tensors.size()),
+                  params_size,          params};
+  StatusOr<OpenedPlan> opened = device_->OpenPlan(desc);
+  if (!opened.ok()) {
+    const OpTraits* traits = FindOpTraits(op);
+    Fail(Annotate(opened.status(), absl::StrCat(traits->name, ".", kPassNames[pass])));
+    return nullptr;
+  }
+  plan = std::make_shared<OpenedPlan>(*std::move(opened));
+  return plan;
+}
+
+// Appends a step. *saved is a storage to read, or -1: then one is made when the plan saves something.
+void Graph::AddStep(xh_op op, xh_pass pass, const void* params, uint32_t params_size, const std::vector<Value>& args,
+                    const std::vector<bool>& accumulate, int32_t* saved) {
+  if (!status_.ok()) return;
+  if (compiled_) return Fail(InvalidState("the graph is compiled: no op can be added"));
+  std::vector<xh_tensor> tensors;
+  for (size_t i = 0; i < args.size(); ++i) tensors.push_back(Describe(args[i], accumulate[i]));
+  std::shared_ptr<OpenedPlan> plan = PlanFor(op, pass, params, params_size, tensors);
+  if (plan == nullptr) return;
+  if (*saved < 0 && plan->info.saved_bytes > 0) *saved = AddStorage(plan->info.saved_bytes, nullptr);
+  workspace_bytes_ = std::max(workspace_bytes_, plan->info.workspace_bytes);
+
+  int64_t index = static_cast<int64_t>(steps_.size());
+  auto use = [&](int32_t storage) {
+    storages_[storage].first = std::min(storages_[storage].first, index);
+    storages_[storage].last = std::max(storages_[storage].last, index);
+  };
+  for (Value arg : args) {
+    if (arg.valid()) use(values_[arg.id].storage);
+  }
+  if (*saved >= 0) use(*saved);
+  steps_.push_back({op, pass, std::move(plan), args, accumulate, *saved, std::move(tensors), nullptr});
+}
+
+void Graph::Emit(xh_op op, xh_pass pass, const void* params, uint32_t params_size, const std::vector<Value>& args) {
+  int32_t saved = -1;
+  AddStep(op, pass, params, params_size, args, std::vector<bool>(args.size(), false), &saved);
+}
+
+std::vector<Value> Graph::Op(xh_op op, const void* params, uint32_t params_size, const std::vector<Value>& inputs,
+                             const std::vector<OutputType>& outputs) {
+  bool trains = false;
+  std::string key;
+  AppendKey(&key, op);
+  if (params_size > 0) key.append(static_cast<const char*>(params), params_size);
+  for (Value input : inputs) {
+    if (!RequiresGradient(input)) {
+      // Equal views of one tensor are the same input, whoever made them.
+      AppendKey(&key, input.valid() ? values_[input.id].root : -1);
+      AppendKey(&key, input.valid() ? values_[input.id].offset : 0);
+      AppendKey(&key, Describe(input, false));
+      continue;
+    }
+    trains = true;
+    if (values_[values_[input.id].root].closed) {
+      Fail(Internal("the gradient of an input was already taken: ", FindOpTraits(op)->name, " would lose it"));
+    }
+  }
+  if (!trains) {
+    auto found = declared_.find(key);
+    if (found != declared_.end()) return found->second;
+  }
+
+  std::vector<Value> results;
+  for (const OutputType& type : outputs) results.push_back(AddOutput(type));
+  std::vector<Value> args = inputs;
+  args.insert(args.end(), results.begin(), results.end());
+  int32_t saved = -1;
+  AddStep(op, trains ? XH_FORWARD : XH_INFER, params, params_size, args, std::vector<bool>(args.size(), false), &saved);
+  if (!trains) {
+    declared_[key] = results;
+    return results;
+  }
+  for (Value result : results) {
+    if (result.valid()) values_[values_[result.id].root].requires_gradient = true;
+  }
+  std::string kept(params_size > 0 ? static_cast<const char*>(params) : "", params_size);
+  tape_.push_back({op, std::move(kept), inputs, results, saved});
+  return results;
+}
+
+// ---- gradients
+// --------------------------------------------------------------------------------------------------------
+
+size_t Graph::TapeMark() const { return tape_.size(); }
+
+// The part of `root` (a tensor shaped like view's root) that `view` shows.
+Value Graph::ViewLike(Value root, Value view) {
+  const ValueInfo info = values_[view.id];
+  return AddView(root, info.shape, info.stride, info.offset);
+}
+
+Value Graph::GradientOf(Value value) const {
+  auto found = gradients_.find(values_[value.id].root);
+  return found != gradients_.end() ? found->second : kAbsent;
+}
+
+// Where the gradient of an input goes, and whether it is added to what is there.
+Value Graph::GradientTarget(Value input, bool* accumulate) {
+  const int32_t root = values_[input.id].root;
+  *accumulate = true;
+  if (values_[root].gradient != nullptr) {
+    return ViewLike(External(values_[root].gradient, XH_F32, values_[root].shape), input);
+  }
+  auto found = gradients_.find(root);
+  if (found != gradients_.end()) return ViewLike(found->second, input);
+  const ValueInfo info = values_[root];
+  Value gradient =
+      AddTensor(info.dtype, info.shape, AddStorage(Elements(info.shape) * ElementBytes(info.dtype), nullptr));
+  gradients_[root] = gradient;
+  if (size(input) == Elements(info.shape)) {
+    *accumulate = false;
+  } else {  // a part of it: the rest must be zero until its turn comes
+    xh_fill_params zero{XH_SIZED(xh_fill_params), 0.0f};
+    Emit(XH_OP_FILL, XH_INFER, &zero, sizeof(zero), {gradient});
+  }
+  return ViewLike(gradient, input);
+}
+
+void Graph::EmitBackward(const TapeNode& node) {
+  const OpTraits& traits = *FindOpTraits(node.op);
+  std::vector<Value> args;
+  for (size_t i = 0; i < node.inputs.size(); ++i)
+    args.push_back(traits.needs_inputs >> i & 1 ? node.inputs[i] : kAbsent);
+  for (size_t i = 0; i < node.outputs.size(); ++i) {
+    args.push_back(traits.needs_outputs >> i & 1 ? node.outputs[i] : kAbsent);
+  }
+  bool reached = traits.is_loss;
+  for (Value output : node.outputs) {
+    Value gradient = traits.is_loss || !output.valid() ? kAbsent : GradientOf(output);
+    reached = reached || gradient.valid();
+    args.push_back(gradient.valid() ? ViewLike(gradient, output) : kAbsent);
+  }
+  if (!reached) return;
+  std::vector<bool> accumulate(args.size(), false);
+  std::vector<int32_t> roots;
+  for (Value input : node.inputs) {
+    bool add = false;
+    Value target = RequiresGradient(input) ? GradientTarget(input, &add) : kAbsent;
+    if (target.valid()) {
+      int32_t root = values_[input.id].root;
+      if (std::find(roots.begin(), roots.end(), root) != roots.end()) {
+        Fail(Internal(traits.name, " reads one trained value twice: its gradient would be written twice"));
+      }
+      roots.push_back(root);
+    }
+    args.push_back(target);
+    accumulate.push_back(add);
+  }
+  int32_t saved = node.saved;
+  AddStep(node.op, XH_BACKWARD, node.params.data(), static_cast<uint32_t>(node.params.size()), args, accumulate,
+          &saved);
+}
+
+void Graph::BackwardSince(size_t mark) {
+  while (tape_.size() > mark) {
+    TapeNode node = std::move(tape_.back());
+    tape_.pop_back();
+    EmitBackward(node);
+    for (Value output : node.outputs) {
+      if (output.valid()) values_[values_[output.id].root].closed = true;
+    }
+  }
+}
+
+// ---- compile and run
+// --------------------------------------------------------------------------------------------------
+
+void Graph::Keep(Value value) {
+  if (value.valid()) storages_[values_[value.id].storage].pinned = true;
+}
+
+void Graph::Fail(Status status) {
+  if (status_.ok()) status_ = std::move(status);
+}
+
+// Gives every storage an offset such that those alive at the same time do not overlap: largest first, each at the
+// lowest free place. Returns the bytes needed.
+int64_t Graph::PlanArena() {
+  std::vector<int32_t> order;
+  for (size_t i = 0; i < storages_.size(); ++i) {
+    Storage& storage = storages_[i];
+    if (storage.pinned) {
+      storage.first = 0;
+      storage.last = static_cast<int64_t>(steps_.size());
+    }
+    if (storage.external == nullptr && storage.last >= 0) order.push_back(static_cast<int32_t>(i));
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int32_t a, int32_t b) { return storages_[a].bytes > storages_[b].bytes; });
+  std::vector<int32_t> placed;  // by offset
+  int64_t total = 0;
+  for (int32_t id : order) {
+    Storage& storage = storages_[id];
+    int64_t offset = 0;
+    for (int32_t other_id : placed) {
+      const Storage& other = storages_[other_id];
+      if (other.last < storage.first || storage.last < other.first) continue;
+      if (offset + storage.bytes <= other.offset) break;
+      offset = std::max(offset, RoundUp(other.offset + other.bytes));
+    }
+    storage.offset = offset;
+    total = std::max(total, RoundUp(offset + storage.bytes));
+    auto place = std::upper_bound(placed.begin(), placed.end(), id,
+                                  [&](int32_t a, int32_t b) { return storages_[a].offset < storages_[b].offset; });
+    placed.insert(place, id);
+  }
+  return total;
+}
+
+void Graph::ResolvePointers() {
+  auto base = [&](const Storage& storage) -> char* {
+    if (storage.external != nullptr) return static_cast<char*>(storage.external);
+    return static_cast<char*>(arena_.data()) + storage.offset;
+  };
+  for (Step& step : steps_) {
+    for (size_t i = 0; i < step.args.size(); ++i) {
+      if (!step.args[i].valid()) continue;
+      const ValueInfo& info = values_[step.args[i].id];
+      step.tensors[i].data = base(storages_[info.storage]) + info.offset * ElementBytes(info.dtype);
+    }
+    if (step.saved >= 0) step.saved_data = base(storages_[step.saved]);
+  }
+}
+
+Status Graph::Compile() {
+  if (!status_.ok()) return status_;
+  workspace_offset_ = PlanArena();
+  arena_bytes_ = workspace_offset_ + RoundUp(workspace_bytes_);
+  XH_ASSIGN_OR_RETURN(arena_, device_->Allocate(std::max(arena_bytes_, kAlignment)));
+  ResolvePointers();
+  compiled_ = true;
+  return absl::OkStatus();
+}
+
+Status Graph::Run() {
+  if (!compiled_) return InvalidState("the graph is not compiled");
+  void* workspace = static_cast<char*>(arena_.data()) + workspace_offset_;
+  for (const Step& step : steps_) {
+    auto start = profile_ != nullptr ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
+    XH_RETURN_IF_ERROR(device_->RunPlan(*step.plan, step.tensors.data(), static_cast<int32_t>(step.tensors.size()),
+                                        workspace, step.saved_data));
+    if (profile_ == nullptr) continue;
+    XH_RETURN_IF_ERROR(device_->Synchronize());
+    OpTime& time = (*profile_)[absl::StrCat(FindOpTraits(step.op)->name, ".", kPassNames[step.pass])];
+    ++time.calls;
+    time.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+  return absl::OkStatus();
+}
+
+Status Graph::Write(Value value, const void* host, int64_t bytes) {
+  const ValueInfo& info = values_[value.id];
+  if (!compiled_ || bytes != size(value) * ElementBytes(info.dtype)) {
+    return Internal("a graph input of ", size(value) * ElementBytes(info.dtype), " bytes was given ", bytes);
+  }
+  const Storage& storage = storages_[info.storage];
+  if (storage.last < 0) return absl::OkStatus();  // no op reads it
+  char* base = storage.external != nullptr ? static_cast<char*>(storage.external)
+                                           : static_cast<char*>(arena_.data()) + storage.offset;
+  return device_->Copy(base + info.offset * ElementBytes(info.dtype), host, bytes);
+}
+
+Status Graph::Read(Value value, void* host, int64_t bytes) {
+  const ValueInfo& info = values_[value.id];
+  if (!compiled_ || !IsContiguous(value) || bytes != size(value) * ElementBytes(info.dtype)) {
+    return Internal("a graph value of ", size(value) * ElementBytes(info.dtype), " contiguous bytes was read as ",
+                    bytes);
+  }
+  const Storage& storage = storages_[info.storage];
+  const char* base = storage.external != nullptr ? static_cast<const char*>(storage.external)
+                                                 : static_cast<const char*>(arena_.data()) + storage.offset;
+  XH_RETURN_IF_ERROR(device_->Copy(host, base + info.offset * ElementBytes(info.dtype), bytes));
+  return device_->Synchronize();
+}
+
+}  // namespace xh

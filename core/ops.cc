@@ -1,0 +1,162 @@
+#include "core/ops.h"
+
+#include <cmath>
+
+namespace xh {
+namespace {
+
+// Bits of the inputs and outputs that BACKWARD reads: "needs" of xhybrid_plugin.h.
+constexpr OpTraits kTraits[] = {
+    {XH_OP_MATMUL, "matmul", 0b011, 0, false},
+    {XH_OP_RMS_NORM, "rms_norm", 0b11, 0, false},
+    {XH_OP_ROPE, "rope", 0b110, 0, false},
+    {XH_OP_ADD, "add", 0, 0, false},
+    {XH_OP_SWIGLU, "swiglu", 0b11, 0, false},
+    {XH_OP_EMBED, "embed", 0b10, 0, false},
+    {XH_OP_CAST, "cast", 0, 0, false},
+    {XH_OP_FILL, "fill", 0, 0, false},
+    {XH_OP_REDUCE, "reduce", 0, 0, false},
+    {XH_OP_TOP_K, "top_k", 0, 0, false},
+    {XH_OP_MLSTM, "mlstm", 0b11111111, 0b0001, false},
+    {XH_OP_ATTENTION, "attention", 0b111, 0b1, false},
+    {XH_OP_FEATURE_MAP, "feature_map", 0b11, 0b1, false},
+    {XH_OP_HEAD_GATE, "head_gate", 0b1111, 0b1, false},
+    {XH_OP_MIX, "mix", 0b111, 0, false},
+    {XH_OP_ALIGN_LOSS, "align_loss", 0b111, 0, true},
+    {XH_OP_DISTILL_LOSS, "distill_loss", 0b11111, 0, true},
+    {XH_OP_ADAMW, "adamw", 0, 0, false},
+};
+
+Value One(Graph& graph, xh_op op, const std::vector<Value>& inputs, const OutputType& output) {
+  return graph.Op(op, nullptr, 0, inputs, {output})[0];
+}
+
+template <typename Params>
+Value One(Graph& graph, xh_op op, const Params& params, const std::vector<Value>& inputs, const OutputType& output) {
+  return graph.Op(op, &params, sizeof(params), inputs, {output})[0];
+}
+
+}  // namespace
+
+const OpTraits* FindOpTraits(xh_op op) {
+  static constexpr OpTraits kUnknown{0, "unknown op", 0, 0, false};
+  for (const OpTraits& traits : kTraits) {
+    if (traits.op == op) return &traits;
+  }
+  return &kUnknown;
+}
+
+Value MatMul(Graph& graph, Value x, Value w, Value bias) {
+  return One(graph, XH_OP_MATMUL, {x, w, bias}, {graph.dtype(x), {graph.shape(x)[0], graph.shape(w)[0]}});
+}
+
+Value RmsNorm(Graph& graph, Value x, Value w, double eps) {
+  xh_norm_params params{XH_SIZED(xh_norm_params), static_cast<float>(eps)};
+  return One(graph, XH_OP_RMS_NORM, params, {x, w}, {graph.dtype(x), graph.shape(x)});
+}
+
+Value Rope(Graph& graph, Value x, Value table, Value position) {
+  return One(graph, XH_OP_ROPE, {x, table, position}, {graph.dtype(x), graph.shape(x), true});
+}
+
+Value Add(Graph& graph, Value a, Value b) { return One(graph, XH_OP_ADD, {a, b}, {graph.dtype(a), graph.shape(a)}); }
+
+Value SwiGlu(Graph& graph, Value gate, Value up) {
+  return One(graph, XH_OP_SWIGLU, {gate, up}, {graph.dtype(gate), graph.shape(gate)});
+}
+
+Value Embed(Graph& graph, Value table, Value ids, xh_dtype dtype) {
+  return One(graph, XH_OP_EMBED, {table, ids}, {dtype, {graph.size(ids), graph.shape(table)[1]}});
+}
+
+Value Cast(Graph& graph, Value x, xh_dtype dtype) {
+  if (graph.dtype(x) == dtype) return x;
+  return One(graph, XH_OP_CAST, {x}, {dtype, graph.shape(x)});
+}
+
+Value FeatureMap(Graph& graph, Value u, Value a, xh_feature_map kind) {
+  xh_feature_map_params params{XH_SIZED(xh_feature_map_params), kind};
+  const Shape& in = graph.shape(u);
+  const Shape& map = graph.shape(a);
+  int64_t features = kind == XH_FEATURE_HEDGEHOG ? 2 * map[2] : map[2];
+  return One(graph, XH_OP_FEATURE_MAP, params, {u, a}, {graph.dtype(u), {in[0], map[0], in[2], features}, true});
+}
+
+Value HeadGate(Graph& graph, Value q, Value k, Value v, Value w, Value b) {
+  const Shape& in = graph.shape(q);
+  return One(graph, XH_OP_HEAD_GATE, {q, k, v, w, b}, {XH_F32, {in[0], in[1], in[2]}, true});
+}
+
+Value Mix(Graph& graph, Value o, Value x, Value y) {
+  return One(graph, XH_OP_MIX, {o, x, y}, {graph.dtype(x), graph.shape(x), true});
+}
+
+Value Mlstm(Graph& graph, Value q, Value k, Value v, Value i, Value f, const xh_mlstm_params& params,
+            const MlstmState* state) {
+  const Shape& in = graph.shape(q);
+  OutputType output{graph.dtype(v), {in[0], in[1], in[2], graph.shape(v)[3]}, true};
+  if (state == nullptr) {
+    // Outputs that nobody asks for are absent, so that the plan keeps no final state.
+    std::vector<Value> inputs = {q, k, v, i, f, kAbsent, kAbsent, kAbsent};
+    return graph.Op(XH_OP_MLSTM, &params, sizeof(params), inputs, {output, {0, {}}, {0, {}}, {0, {}}})[0];
+  }
+  Value h = graph.Uninitialized(output);
+  graph.Emit(XH_OP_MLSTM, XH_INFER, &params, sizeof(params),
+             {q, k, v, i, f, state->S, state->z, state->m, h, state->S, state->z, state->m});
+  return h;
+}
+
+Value Attention(Graph& graph, Value q, Value k, Value v, const std::vector<int32_t>& windows, int32_t sinks,
+                double scale, const AttentionCache* cache) {
+  xh_attention_params params{XH_SIZED(xh_attention_params), sinks,
+                             static_cast<float>(scale),     static_cast<int32_t>(windows.size()),
+                             graph.Intern(windows),         cache != nullptr ? cache->capacity : 0};
+  OutputType output{graph.dtype(q), graph.shape(q), true};
+  if (cache == nullptr) return One(graph, XH_OP_ATTENTION, params, {q, k, v, kAbsent, kAbsent, kAbsent}, output);
+  Value o = graph.Uninitialized(output);
+  graph.Emit(XH_OP_ATTENTION, XH_INFER, &params, sizeof(params), {q, k, v, cache->k, cache->v, cache->position, o});
+  return o;
+}
+
+int64_t AttentionCacheSlots(const std::vector<int32_t>& windows, int32_t sinks, int64_t capacity) {
+  int64_t slots = 0;
+  for (int32_t window : windows) slots += window > 0 ? sinks + window : capacity;
+  return slots;
+}
+
+Value AlignLoss(Graph& graph, Value student, Value teacher, Value scale) {
+  return One(graph, XH_OP_ALIGN_LOSS, {student, teacher, scale}, {XH_F32, {2}});
+}
+
+TopK SelectTopK(Graph& graph, Value logits, int32_t top_k) {
+  xh_top_k_params params{XH_SIZED(xh_top_k_params), top_k};
+  const int64_t rows = graph.shape(logits)[0];
+  std::vector<Value> outputs =
+      graph.Op(XH_OP_TOP_K, &params, sizeof(params), {logits}, {{XH_F32, {rows, top_k}}, {XH_I32, {rows, top_k}}});
+  return {outputs[0], outputs[1]};
+}
+
+Value DistillLoss(Graph& graph, Value logits, Value targets, const TopK* teacher, Value scale,
+                  const xh_distill_params& params) {
+  Value values = teacher != nullptr ? teacher->values : kAbsent;
+  Value ids = teacher != nullptr ? teacher->ids : kAbsent;
+  return One(graph, XH_OP_DISTILL_LOSS, params, {logits, targets, values, ids, scale},
+             {XH_F32, {graph.shape(logits)[0], 2}});
+}
+
+Value Reduce(Graph& graph, Value x, xh_reduce_kind kind) {
+  xh_reduce_params params{XH_SIZED(xh_reduce_params), kind};
+  return One(graph, XH_OP_REDUCE, params, {x}, {XH_F32, {graph.shape(x)[1]}});
+}
+
+void AdamW(Graph& graph, Value gradient, Value schedule, Value param, Value first, Value second, Value master,
+           const xh_adamw_params& params) {
+  graph.Emit(XH_OP_ADAMW, XH_INFER, &params, sizeof(params), {gradient, schedule, param, first, second, master});
+}
+
+void Fill(Graph& graph, Value target, float value) {
+  xh_fill_params params{XH_SIZED(xh_fill_params), value};
+  graph.Emit(XH_OP_FILL, XH_INFER, &params, sizeof(params), {target});
+}
+
+}  // namespace xh
