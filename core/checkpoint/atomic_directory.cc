@@ -35,7 +35,8 @@ std::string TemporaryPrefix(const std::string& name) { return "." + name + ".tmp
 
 // The process that made the directory `entry`, 0 when it is not one of ours.
 pid_t OwnerOf(const std::string& entry, const std::string& prefix) {
-  if (entry.size() <= prefix.size() || entry.size() > prefix.size() + 9 || entry.compare(0, prefix.size(), prefix) != 0) {
+  if (entry.size() <= prefix.size() || entry.size() > prefix.size() + 9 ||
+      entry.compare(0, prefix.size(), prefix) != 0) {
     return 0;
   }
   pid_t owner = 0;
@@ -46,8 +47,8 @@ pid_t OwnerOf(const std::string& entry, const std::string& prefix) {
   return owner;
 }
 
-// A live writer holds a lock on its directory. The process id alone does not tell: it may have been given again, and in a
-// container it often is. Where the file system has no locks, it decides.
+// A live writer holds a lock on its directory. The process id alone does not tell: it may have been given again, and in
+// a container it often is. Where the file system has no locks, it decides.
 bool IsStale(const File& parent, const std::string& entry, pid_t owner) {
   const bool own = owner == ::getpid();
   if (!own && !(::kill(owner, 0) != 0 && errno == ESRCH)) return false;
@@ -83,9 +84,10 @@ StatusOr<std::unique_ptr<AtomicDirectory>> AtomicDirectory::Open(const std::stri
   }
   std::unique_ptr<AtomicDirectory> result(new AtomicDirectory);
   result->name_ = split.name;
+  result->replace_ = replace;
   XH_ASSIGN_OR_RETURN(result->parent_, File::OpenDirectory(split.parent));
   XH_RETURN_IF_ERROR(result->PutBack());
-  XH_RETURN_IF_ERROR(result->CheckTarget(replace, marker));
+  XH_RETURN_IF_ERROR(result->CheckTarget(marker));
   result->RemoveStale();
   XH_RETURN_IF_ERROR(result->Create());
   return result;
@@ -116,9 +118,9 @@ Status AtomicDirectory::PutBack() {
   return absl::OkStatus();
 }
 
-Status AtomicDirectory::CheckTarget(bool replace, const std::string& marker) const {
+Status AtomicDirectory::CheckTarget(const std::string& marker) const {
   if (!Exists(name_)) return absl::OkStatus();
-  if (!replace) return InvalidState(Path(name_), " exists; pass replace to write a new checkpoint in its place");
+  if (!replace_) return InvalidState(Path(name_), " exists; pass replace to write a new checkpoint in its place");
   StatusOr<File> old = File::OpenDirectoryAt(parent_, name_);
   if (old.ok()) {
     struct stat about;
@@ -160,17 +162,10 @@ Status AtomicDirectory::Commit() {
 
 Status AtomicDirectory::Rename() {
   std::string old_name;
-  if (Exists(name_)) {
+  if (replace_ && Exists(name_)) {
     XH_RETURN_IF_ERROR(Replace(&old_name));
   } else {
-    // NOREPLACE: an empty directory that appeared meanwhile must not vanish silently.
-    int failed = StorageRefused("rename") ? -1
-                                          : ::renameat2(parent_.descriptor(), temporary_.c_str(), parent_.descriptor(),
-                                                        name_.c_str(), RENAME_NOREPLACE);
-    if (failed != 0 && (errno == EINVAL || errno == ENOSYS)) {
-      failed = ::renameat(parent_.descriptor(), temporary_.c_str(), parent_.descriptor(), name_.c_str());
-    }
-    if (failed != 0) return SystemError("rename to", Path(name_));
+    XH_RETURN_IF_ERROR(MoveIntoPlace());
   }
   temporary_.clear();
   const Status synced = parent_.Sync();
@@ -179,21 +174,32 @@ Status AtomicDirectory::Rename() {
   return absl::OkStatus();
 }
 
-Status AtomicDirectory::Exchange(std::string* old_name) {
-  if (StorageRefused("exchange") || ::renameat2(parent_.descriptor(), temporary_.c_str(), parent_.descriptor(),
-                                                name_.c_str(), RENAME_EXCHANGE) != 0) {
-    return SystemError("exchange", Path(name_));
+Status AtomicDirectory::MoveIntoPlace() {
+  const int parent = parent_.descriptor();
+  // NOREPLACE: an empty directory that appeared meanwhile must not vanish silently.
+  bool moved = !StorageRefused("rename") &&
+               ::renameat2(parent, temporary_.c_str(), parent, name_.c_str(), RENAME_NOREPLACE) == 0;
+  if (!moved && (errno == EINVAL || errno == ENOSYS)) {
+    moved = ::renameat(parent, temporary_.c_str(), parent, name_.c_str()) == 0;
   }
-  *old_name = temporary_;
-  return absl::OkStatus();
+  if (moved) return absl::OkStatus();
+  if (errno == EEXIST || errno == ENOTEMPTY) {
+    return InvalidState(Path(name_), " appeared while the checkpoint was written; it is not replaced");
+  }
+  return SystemError("rename to", Path(name_));
 }
 
 Status AtomicDirectory::Replace(std::string* old_name) {
-  const Status exchanged = Exchange(old_name);
-  if (exchanged.ok() || (errno != EINVAL && errno != ENOSYS && errno != EOPNOTSUPP)) return exchanged;
+  const int parent = parent_.descriptor();
+  const bool exchanged = !StorageRefused("exchange") &&
+                         ::renameat2(parent, temporary_.c_str(), parent, name_.c_str(), RENAME_EXCHANGE) == 0;
+  if (exchanged) {
+    *old_name = temporary_;
+    return absl::OkStatus();
+  }
+  if (errno != EINVAL && errno != ENOSYS && errno != EOPNOTSUPP) return SystemError("exchange", Path(name_));
   // Two renames instead. Between them SetAsidePath is where the old directory is found.
   const std::string aside = AsideName(name_);
-  const int parent = parent_.descriptor();
   if (StorageRefused("rename") || ::renameat(parent, name_.c_str(), parent, aside.c_str()) != 0) {
     return SystemError("rename", Path(name_));
   }

@@ -26,25 +26,26 @@ class AtomicDirectory {
 
   const File& directory() const { return directory_; }
 
-  // The files must be synchronised already. Synchronises the directory, renames it and synchronises its parent. An error
-  // that comes before the rename leaves the target as it was; the one after it says that the target is in place.
+  // The files must be synchronised already. Synchronises the directory, renames it and synchronises its parent. An
+  // error that comes before the rename leaves the target as it was; the one after it says that the target is in place.
   Status Commit();
   // Removes the temporary directory. Commit is not possible afterwards.
   void Abandon();
 
  private:
   AtomicDirectory() = default;
-  Status CheckTarget(bool replace, const std::string& marker) const;
+  Status CheckTarget(const std::string& marker) const;
   Status PutBack();
   void RemoveStale() const;
   Status Create();
   Status Rename();
+  Status MoveIntoPlace();
   Status Replace(std::string* old_name);
-  Status Exchange(std::string* old_name);
   bool Exists(const std::string& name) const;
   void Remove(const std::string& name) const;
   std::string Path(const std::string& name) const { return parent_.path() + "/" + name; }
 
+  bool replace_ = false;
   File parent_;
   File directory_;         // holds a lock (flock) as the sign that its writer lives
   std::string name_;       // of the target in parent_

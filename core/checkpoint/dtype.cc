@@ -18,7 +18,8 @@ struct DTypeRow {
   const char* name;
 };
 constexpr DTypeRow kDTypes[] = {
-    {XH_F32, 4, "f32"}, {XH_F16, 2, "f16"}, {XH_BF16, 2, "bf16"}, {XH_I32, 4, "i32"}, {XH_I64, 8, "i64"}, {XH_U8, 1, "u8"},
+    {XH_F32, 4, "f32"}, {XH_F16, 2, "f16"}, {XH_BF16, 2, "bf16"},
+    {XH_I32, 4, "i32"}, {XH_I64, 8, "i64"}, {XH_U8, 1, "u8"},
 };
 
 const DTypeRow* Find(xh_dtype dtype) {
@@ -174,10 +175,17 @@ void ToF32(xh_dtype from, const void* in, int64_t n, float* out) {
         out[i] = std::bit_cast<float>(static_cast<uint32_t>(Load<uint16_t>(in, i)) << 16);
       }
       break;
-    case XH_I32: IntegersToF32<int32_t>(in, n, out); break;
-    case XH_I64: IntegersToF32<int64_t>(in, n, out); break;
-    case XH_U8: IntegersToF32<uint8_t>(in, n, out); break;
-    default: break;
+    case XH_I32:
+      IntegersToF32<int32_t>(in, n, out);
+      break;
+    case XH_I64:
+      IntegersToF32<int64_t>(in, n, out);
+      break;
+    case XH_U8:
+      IntegersToF32<uint8_t>(in, n, out);
+      break;
+    default:
+      break;
   }
 }
 
@@ -192,10 +200,17 @@ void FromF32(const float* in, int64_t n, xh_dtype to, void* out) {
     case XH_BF16:
       for (int64_t i = 0; i < n; ++i) Store(F32ToBF16(in[i]), out, i);
       break;
-    case XH_I32: IntegersFromF32<int32_t>(in, n, out); break;
-    case XH_I64: IntegersFromF32<int64_t>(in, n, out); break;
-    case XH_U8: IntegersFromF32<uint8_t>(in, n, out); break;
-    default: break;
+    case XH_I32:
+      IntegersFromF32<int32_t>(in, n, out);
+      break;
+    case XH_I64:
+      IntegersFromF32<int64_t>(in, n, out);
+      break;
+    case XH_U8:
+      IntegersFromF32<uint8_t>(in, n, out);
+      break;
+    default:
+      break;
   }
 }
 

@@ -23,8 +23,8 @@ StatusOr<int64_t> TensorBytes(xh_dtype dtype, const std::vector<int64_t>& shape)
 
 // Converts `n` elements by value; the arrays must not overlap and need no alignment. Any thread.
 void ToF32(xh_dtype from, const void* in, int64_t n, float* out);
-// Rounds to nearest, ties to even. In f16 and bf16 a NaN stays a NaN and values beyond the range become infinite; integer
-// types saturate, and NaN becomes 0. Nothing happens for an unknown dtype.
+// Rounds to nearest, ties to even. In f16 and bf16 a NaN stays a NaN and values beyond the range become infinite;
+// integer types saturate, and NaN becomes 0. Nothing happens for an unknown dtype.
 void FromF32(const float* in, int64_t n, xh_dtype to, void* out);
 
 // One value, in plain C++: what the array forms use where the processor has no F16C instructions.

@@ -13,7 +13,8 @@ namespace xh {
 // The error of `call` on `path` from the current errno: "cannot open /a/b: Permission denied".
 Status SystemError(const char* call, const std::string& path);
 
-// Whether a symbolic link as the last part of a path is followed. Checkpoints refuse them; a Hugging Face cache consists of them.
+// Whether a symbolic link as the last part of a path is followed. Checkpoints refuse them; a Hugging Face cache
+// consists of them.
 enum class Links { kRefuse, kFollow };
 
 // Called before each system call that changes storage, with the call's name: "mkdir", "create", "write", "fsync",
@@ -66,8 +67,8 @@ class Region {
   Region& operator=(Region&& other) noexcept;
   ~Region();
 
-  // A private mapping. `offset` must be a multiple of the page size. Reading it raises SIGBUS when somebody truncates the
-  // file meanwhile. It outlives `file`.
+  // A private mapping. `offset` must be a multiple of the page size. Reading it raises SIGBUS when somebody truncates
+  // the file meanwhile. It outlives `file`.
   static StatusOr<Region> Map(const File& file, int64_t offset, int64_t bytes);
   // A copy, aligned to 4,096.
   static StatusOr<Region> Copy(const File& file, int64_t offset, int64_t bytes);

@@ -69,9 +69,10 @@ StatusOr<std::vector<uint8_t>> EncodeManifest(const Manifest& manifest);
 // `flatbuffer` behind the header that belongs to it.
 std::vector<uint8_t> WithManifestHeader(const uint8_t* flatbuffer, size_t bytes);
 
-// Reads a whole manifest file; `where` stands in messages. Nothing in `file` is believed before it is checked: header, size,
-// digest, FlatBuffers verifier (depth 32, 1,000,000 tables), then names, shapes, ranges, overlaps and gaps. Memory is
-// bounded by a multiple of the file's size. Corrupt for damage and malformed content, Incompatible for another version.
+// Reads a whole manifest file; `where` stands in messages. Nothing in `file` is believed before it is checked: header,
+// size, digest, FlatBuffers verifier (depth 32, 1,000,000 tables), then names, shapes, ranges, overlaps and gaps.
+// Memory is bounded by a multiple of the file's size. Corrupt for damage and malformed content, Incompatible for
+// another version.
 StatusOr<Manifest> DecodeManifest(const std::vector<uint8_t>& file, const std::string& where);
 
 }  // namespace xh

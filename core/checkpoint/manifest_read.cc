@@ -137,9 +137,15 @@ class Decoder {
     const size_t have = shard.digest() != nullptr ? shard.digest()->size() : 0;
     size_t need = 0;
     switch (shard.digest_kind()) {
-      case fbs::Digest::None: entry->digest_kind = DigestKind::kNone; break;
-      case fbs::Digest::Crc32c: entry->digest_kind = DigestKind::kCrc32c, need = 4; break;
-      case fbs::Digest::Sha256: entry->digest_kind = DigestKind::kSha256, need = 32; break;
+      case fbs::Digest::None:
+        entry->digest_kind = DigestKind::kNone;
+        break;
+      case fbs::Digest::Crc32c:
+        entry->digest_kind = DigestKind::kCrc32c, need = 4;
+        break;
+      case fbs::Digest::Sha256:
+        entry->digest_kind = DigestKind::kSha256, need = 32;
+        break;
       default:
         return Incompatible(where_, ": shard ", Quoted(entry->path), " has digest kind ",
                             static_cast<int>(shard.digest_kind()), "; this release supports 0 to 2");
@@ -200,7 +206,8 @@ class Decoder {
     if (!bytes.ok()) return Malformed("tensor ", Quoted(entry->name), ": ", std::string(bytes.status().message()));
     entry->bytes = *bytes;
     if (tensor.bytes() != static_cast<uint64_t>(*bytes)) {
-      return Malformed("tensor ", Quoted(entry->name), " is given ", tensor.bytes(), " bytes; its shape takes ", *bytes);
+      return Malformed("tensor ", Quoted(entry->name), " is given ", tensor.bytes(), " bytes; its shape takes ",
+                       *bytes);
     }
     return absl::OkStatus();
   }

@@ -72,7 +72,8 @@ Status CheckName(const std::string& what, const std::string& name) {
 Status CheckBareFileName(const std::string& name) {
   XH_RETURN_IF_ERROR(CheckName("file name", name));
   if (name.size() > kLongestFileName || name[0] == '.' || name.find('/') != std::string::npos) {
-    return InvalidArgument("file name ", Quoted(name), " is not allowed: a bare name is needed, without directory, not ",
+    return InvalidArgument("file name ", Quoted(name),
+                           " is not allowed: a bare name is needed, without directory, not ",
                            "beginning with a dot, of at most ", kLongestFileName, " bytes");
   }
   return absl::OkStatus();

@@ -14,8 +14,8 @@ bool IsUtf8(const std::string& text);
 // `text` in quotes, fit for one line of a message: control and malformed bytes as '?', long text cut.
 std::string Quoted(const std::string& text);
 
-// A name of a tensor, key or mixer kind: 1 to 1,023 bytes of UTF-8 without control characters. InvalidArgument otherwise,
-// with `what` ("tensor name") in the message.
+// A name of a tensor, key or mixer kind: 1 to 1,023 bytes of UTF-8 without control characters. InvalidArgument
+// otherwise, with `what` ("tensor name") in the message.
 Status CheckName(const std::string& what, const std::string& name);
 
 // A file name without any directory: 1 to 255 bytes, not beginning with '.', without '/' and control characters.

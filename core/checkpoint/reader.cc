@@ -33,7 +33,8 @@ Status Damaged(const File& file, const TensorEntry& tensor, uint32_t found) {
                  ", the manifest says ", tensor.crc32c);
 }
 
-// An interrupted replacement on a file system that cannot exchange directories leaves the old checkpoint beside its name.
+// An interrupted replacement on a file system that cannot exchange directories leaves the old checkpoint beside its
+// name.
 StatusOr<File> OpenCheckpointDirectory(const std::string& directory) {
   StatusOr<File> opened = File::OpenDirectory(directory);
   if (opened.ok()) return opened;
@@ -213,8 +214,8 @@ const std::string& CheckpointReader::directory() const { return state_->director
 
 const TensorEntry* CheckpointReader::Find(const std::string& name) const {
   const std::vector<TensorEntry>& all = tensors();
-  const auto found = std::lower_bound(all.begin(), all.end(), name,
-                                      [](const TensorEntry& entry, const std::string& key) { return entry.name < key; });
+  const auto found = std::lower_bound(
+      all.begin(), all.end(), name, [](const TensorEntry& entry, const std::string& key) { return entry.name < key; });
   return found != all.end() && found->name == name ? &*found : nullptr;
 }
 

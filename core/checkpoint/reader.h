@@ -24,10 +24,10 @@ class CheckpointReader {
   static StatusOr<std::shared_ptr<CheckpointReader>> Open(const std::string& directory, LoadMode mode = LoadMode::kMap);
   ~CheckpointReader();
 
-  const std::vector<TensorEntry>& tensors() const;     // sorted by name
+  const std::vector<TensorEntry>& tensors() const;         // sorted by name
   const TensorEntry* Find(const std::string& name) const;  // NULL when there is none
-  // The tensor's bytes, row-major and aligned to 4,096, valid while the reader lives; its checksum is checked on the first
-  // use, and a damaged tensor is Corrupt on every use.
+  // The tensor's bytes, row-major and aligned to 4,096, valid while the reader lives; its checksum is checked on the
+  // first use, and a damaged tensor is Corrupt on every use.
   StatusOr<const void*> Data(const std::string& name);
   const std::map<std::string, std::string>& metadata() const;
   const std::vector<LayerEntry>& layers() const;

@@ -114,7 +114,9 @@ Status CheckpointWriter::EndTensor() {
 
 void CheckpointWriter::AddLayer(const LayerEntry& layer) { manifest_.layers.push_back(layer); }
 
-void CheckpointWriter::SetMetadata(const std::string& key, const std::string& value) { manifest_.metadata[key] = value; }
+void CheckpointWriter::SetMetadata(const std::string& key, const std::string& value) {
+  manifest_.metadata[key] = value;
+}
 
 Status CheckpointWriter::OpenShard() {
   ShardEntry entry;

@@ -16,8 +16,8 @@
 namespace xh {
 
 struct WriteOptions {
-  bool replace = false;              // an existing checkpoint of that name is exchanged for the new one
-  int64_t shard_bytes = 4ll << 30;   // a shard is closed before it grows beyond; a larger tensor has its own
+  bool replace = false;             // an existing checkpoint of that name is exchanged for the new one
+  int64_t shard_bytes = 4ll << 30;  // a shard is closed before it grows beyond; a larger tensor has its own
 };
 
 // One thread at a time. A failure of the storage (a full disk) removes what was written so far and is returned by every
@@ -37,10 +37,11 @@ class CheckpointWriter {
   Status Append(const void* data, int64_t bytes);
   Status EndTensor();
 
-  void AddLayer(const LayerEntry& layer);                                // in the order of the blocks
+  void AddLayer(const LayerEntry& layer);                              // in the order of the blocks
   void SetMetadata(const std::string& key, const std::string& value);  // any bytes; replaces an earlier value
 
-  // Makes the checkpoint visible under its name, durably. Nothing can be added afterwards.
+  // Makes the checkpoint visible under its name, durably. Nothing can be added afterwards; when it fails, what was
+  // written is removed.
   Status Commit();
 
  private:

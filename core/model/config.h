@@ -13,7 +13,8 @@ namespace xh {
 
 using Shape = std::vector<int64_t>;
 
-// Rotary embedding: theta and a scaling by name ("default", "linear", "llama3").
+// Rotary embedding: theta and a scaling by name ("default", "linear", "llama3"). The fields after theta belong to the
+// scaling: factor to "linear" and "llama3", the rest to "llama3".
 struct RopeConfig {
   std::string type = "default";
   double theta = 10000.0;
@@ -30,6 +31,7 @@ struct MixerConfig {
   int64_t features = 0;                 // n of the map; hedgehog gives 2n. 0 where there is none
   int32_t sinks = 0;
   std::vector<int32_t> windows;  // one a key/value head, 0 unlimited; empty where there is no local branch
+  double output_gate_bias = -2;  // where the output gate starts, of kinds that mix two branches
 };
 
 struct ModelConfig {
@@ -54,6 +56,8 @@ struct ModelConfig {
 };
 
 nlohmann::json ConfigToJson(const ModelConfig& config);
+// What ConfigToJson wrote; `where` opens the messages. Keys that it does not know are ignored: a newer version may have
+// added them.
 StatusOr<ModelConfig> ConfigFromJson(const nlohmann::json& object, const std::string& where);
 // Reads config.json (and generation_config.json where `generation` is an object) of a Hugging Face directory; every
 // mixer is "attention". Refuses by name what is not supported, before any tensor is read.
@@ -65,14 +69,14 @@ Status CheckConfig(const ModelConfig& config, const std::string& where);
 // How a new parameter begins (SPEC.md 1.3).
 enum class Init { kFromTeacher, kZero, kConstant, kIdentity, kLinspace };
 struct ParameterSpec {
-  std::string
-      name;  // as in Hugging Face: "model.layers.0.self_attn.q_proj.weight"; new ones under "...self_attn.xlstm."
+  // As in Hugging Face: "model.layers.0.self_attn.q_proj.weight"; new ones under "...self_attn.xlstm.".
+  std::string name;
   Shape shape;
   Init init = Init::kFromTeacher;
-  double a = 0;  // constant, identity scale or first of linspace
+  double a = 0;  // constant, scale of the identity, or first of linspace
   double b = 0;  // last of linspace
 };
-// Every parameter in a fixed order.
+// Every parameter in a fixed order: embeddings, the layers from the first to the last, final norm, head.
 std::vector<ParameterSpec> ParametersOf(const ModelConfig& config);
 
 }  // namespace xh

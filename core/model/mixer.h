@@ -36,8 +36,13 @@ struct MixerKind {
 };
 
 const std::vector<MixerKind>& MixerKinds();
-const MixerKind* FindMixerKind(const std::string& name);
-// Parameters a layer's mixer has beyond the teacher's.
+const MixerKind* FindMixerKind(const std::string& name);  // NULL when there is none
+// Features of phi(q): n, 2n for "hedgehog", d for "none"; the rows of S.
+int64_t FeatureCount(const ModelConfig& config, const MixerConfig& mixer);
+// Parameters a layer's mixer has beyond the teacher's, under "model.layers.<layer>.self_attn.xlstm.":
+//   query_features.weight, key_features.weight  [H,d,n], absent with the feature map "none"
+//   input_gate.weight [H,D], input_gate.bias [H], forget_gate.weight [H,D], forget_gate.bias [H]
+//   output_gate.weight [H,3d], output_gate.bias [H], where the kind mixes two branches
 void AppendMixerParameters(const ModelConfig& config, int64_t layer, std::vector<ParameterSpec>* out);
 // Tensors of a layer's decode state; `capacity` positions for unlimited heads.
 std::vector<StateSpec> MixerState(const ModelConfig& config, int64_t layer, int64_t batch, int64_t capacity);
