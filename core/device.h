@@ -51,6 +51,7 @@ class Device : public std::enable_shared_from_this<Device> {
   StatusOr<int64_t> QueryInt(const char* key) const;
 
   StatusOr<Buffer> Allocate(int64_t bytes);
+  void Release(void* data);                                // what Allocate gave; Buffer calls it
   Status Copy(void* to, const void* from, int64_t bytes);  // host or device, in stream order
   Status Synchronize();
   // With XHYBRID_TRACE=plans every plan is logged with its implementation.

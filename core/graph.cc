@@ -79,7 +79,8 @@ struct Graph::Step {
   std::shared_ptr<OpenedPlan> plan;
   std::vector<Value> args;
   std::vector<bool> accumulate;
-  int32_t saved;  // storage, -1 for none
+  int32_t saved;         // storage, -1 for none
+  int32_t first_output;  // of args; -1: updates in place, never superfluous
   std::vector<xh_tensor> tensors;
   void* saved_data;
 };
@@ -123,6 +124,12 @@ Value Graph::Input(xh_dtype dtype, const Shape& shape) {
   int32_t storage = AddStorage(Elements(shape) * ElementBytes(dtype), nullptr);
   storages_[storage].pinned = true;
   return AddTensor(dtype, shape, storage);
+}
+
+Value Graph::Constant(std::vector<float> values, const Shape& shape) {
+  Value value = Input(XH_F32, shape);
+  constants_.emplace_back(value, std::move(values));
+  return value;
 }
 
 Value Graph::External(void* data, xh_dtype dtype, const Shape& shape) {
@@ -253,9 +260,10 @@ std::shared_ptr<OpenedPlan> Graph::PlanFor(xh_op op, xh_pass pass, const void* p
   return plan;
 }
 
-// Appends a step. *saved is a storage to read, or -1: then one is made when the plan saves something.
+// Appends a step whose results begin at `first_output`. *saved is a storage to read, or -1: then one is made when the
+// plan saves something.
 void Graph::AddStep(xh_op op, xh_pass pass, const void* params, uint32_t params_size, const std::vector<Value>& args,
-                    const std::vector<bool>& accumulate, int32_t* saved) {
+                    const std::vector<bool>& accumulate, int32_t first_output, int32_t* saved) {
   if (!status_.ok()) return;
   if (compiled_) return Fail(InvalidState("the graph is compiled: no op can be added"));
   std::vector<xh_tensor> tensors;
@@ -263,23 +271,12 @@ void Graph::AddStep(xh_op op, xh_pass pass, const void* params, uint32_t params_
   std::shared_ptr<OpenedPlan> plan = PlanFor(op, pass, params, params_size, tensors);
   if (plan == nullptr) return;
   if (*saved < 0 && plan->info.saved_bytes > 0) *saved = AddStorage(plan->info.saved_bytes, nullptr);
-  workspace_bytes_ = std::max(workspace_bytes_, plan->info.workspace_bytes);
-
-  int64_t index = static_cast<int64_t>(steps_.size());
-  auto use = [&](int32_t storage) {
-    storages_[storage].first = std::min(storages_[storage].first, index);
-    storages_[storage].last = std::max(storages_[storage].last, index);
-  };
-  for (Value arg : args) {
-    if (arg.valid()) use(values_[arg.id].storage);
-  }
-  if (*saved >= 0) use(*saved);
-  steps_.push_back({op, pass, std::move(plan), args, accumulate, *saved, std::move(tensors), nullptr});
+  steps_.push_back({op, pass, std::move(plan), args, accumulate, *saved, first_output, std::move(tensors), nullptr});
 }
 
 void Graph::Emit(xh_op op, xh_pass pass, const void* params, uint32_t params_size, const std::vector<Value>& args) {
   int32_t saved = -1;
-  AddStep(op, pass, params, params_size, args, std::vector<bool>(args.size(), false), &saved);
+  AddStep(op, pass, params, params_size, args, std::vector<bool>(args.size(), false), -1, &saved);
 }
 
 std::vector<Value> Graph::Op(xh_op op, const void* params, uint32_t params_size, const std::vector<Value>& inputs,
@@ -311,7 +308,8 @@ std::vector<Value> Graph::Op(xh_op op, const void* params, uint32_t params_size,
   std::vector<Value> args = inputs;
   args.insert(args.end(), results.begin(), results.end());
   int32_t saved = -1;
-  AddStep(op, trains ? XH_FORWARD : XH_INFER, params, params_size, args, std::vector<bool>(args.size(), false), &saved);
+  AddStep(op, trains ? XH_FORWARD : XH_INFER, params, params_size, args, std::vector<bool>(args.size(), false),
+          static_cast<int32_t>(inputs.size()), &saved);
   if (!trains) {
     declared_[key] = results;
     return results;
@@ -394,7 +392,7 @@ void Graph::EmitBackward(const TapeNode& node) {
   }
   int32_t saved = node.saved;
   AddStep(node.op, XH_BACKWARD, node.params.data(), static_cast<uint32_t>(node.params.size()), args, accumulate,
-          &saved);
+          static_cast<int32_t>(args.size() - node.inputs.size()), &saved);
 }
 
 void Graph::BackwardSince(size_t mark) {
@@ -417,6 +415,49 @@ void Graph::Keep(Value value) {
 
 void Graph::Fail(Status status) {
   if (status_.ok()) status_ = std::move(status);
+}
+
+// Drops the steps whose results nobody reads: a forward is declared whole and used up to where a stage taps it.
+void Graph::DropUnusedSteps() {
+  std::vector<bool> used(storages_.size(), false);
+  std::vector<bool> keep(steps_.size(), false);
+  for (size_t i = steps_.size(); i-- > 0;) {
+    const Step& step = steps_[i];
+    keep[i] = step.first_output < 0;
+    for (size_t arg = std::max(step.first_output, 0); arg < step.args.size() && !keep[i]; ++arg) {
+      if (!step.args[arg].valid()) continue;
+      const int32_t storage = values_[step.args[arg].id].storage;
+      keep[i] = used[storage] || storages_[storage].pinned || storages_[storage].external != nullptr;
+    }
+    if (!keep[i]) continue;
+    for (Value arg : step.args) {
+      if (arg.valid()) used[values_[arg.id].storage] = true;
+    }
+    if (step.saved >= 0) used[step.saved] = true;
+  }
+  size_t kept = 0;
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    if (!keep[i]) continue;
+    if (kept != i) steps_[kept] = std::move(steps_[i]);
+    ++kept;
+  }
+  steps_.erase(steps_.begin() + static_cast<std::ptrdiff_t>(kept), steps_.end());
+}
+
+// Between which steps each storage is alive, and the largest workspace.
+void Graph::FindLifetimes() {
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    const int64_t index = static_cast<int64_t>(i);
+    auto use = [&](int32_t storage) {
+      storages_[storage].first = std::min(storages_[storage].first, index);
+      storages_[storage].last = std::max(storages_[storage].last, index);
+    };
+    for (Value arg : steps_[i].args) {
+      if (arg.valid()) use(values_[arg.id].storage);
+    }
+    if (steps_[i].saved >= 0) use(steps_[i].saved);
+    workspace_bytes_ = std::max(workspace_bytes_, steps_[i].plan->info.workspace_bytes);
+  }
 }
 
 // Gives every storage an offset such that those alive at the same time do not overlap: largest first, each at the
@@ -470,11 +511,16 @@ void Graph::ResolvePointers() {
 
 Status Graph::Compile() {
   if (!status_.ok()) return status_;
+  DropUnusedSteps();
+  FindLifetimes();
   workspace_offset_ = PlanArena();
   arena_bytes_ = workspace_offset_ + RoundUp(workspace_bytes_);
   XH_ASSIGN_OR_RETURN(arena_, device_->Allocate(std::max(arena_bytes_, kAlignment)));
   ResolvePointers();
   compiled_ = true;
+  for (const auto& [value, values] : constants_) {
+    XH_RETURN_IF_ERROR(Write(value, values.data(), static_cast<int64_t>(values.size() * sizeof(float))));
+  }
   return absl::OkStatus();
 }
 

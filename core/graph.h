@@ -17,6 +17,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/device.h"
@@ -66,6 +67,8 @@ class Graph {
   // ---- leaves (contiguous) ----
   // Filled by Write before each Run.
   Value Input(xh_dtype dtype, const Shape& shape);
+  // f32 values that never change; the graph keeps them.
+  Value Constant(std::vector<float> values, const Shape& shape);
   // Device memory of somebody else that outlives the graph: constants, frozen weights, decode state. The same memory
   // and shape is the same value.
   Value External(void* data, xh_dtype dtype, const Shape& shape);
@@ -133,7 +136,9 @@ class Graph {
   std::shared_ptr<OpenedPlan> PlanFor(xh_op op, xh_pass pass, const void* params, uint32_t params_size,
                                       const std::vector<xh_tensor>& tensors);
   void AddStep(xh_op op, xh_pass pass, const void* params, uint32_t params_size, const std::vector<Value>& args,
-               const std::vector<bool>& accumulate, int32_t* saved);
+               const std::vector<bool>& accumulate, int32_t first_output, int32_t* saved);
+  void DropUnusedSteps();
+  void FindLifetimes();
   bool IsContiguous(Value value) const;
   Value ViewLike(Value root, Value view);
   Value GradientTarget(Value input, bool* accumulate);
@@ -150,7 +155,8 @@ class Graph {
   std::map<std::string, std::shared_ptr<OpenedPlan>> plans_;  // request -> plan
   std::map<std::string, Value> externals_;                    // memory and shape -> value
   std::map<std::vector<int32_t>, std::unique_ptr<std::vector<int32_t>>> interned_;
-  std::map<int32_t, Value> gradients_;  // root value -> gradient
+  std::vector<std::pair<Value, std::vector<float>>> constants_;  // written by Compile
+  std::map<int32_t, Value> gradients_;                           // root value -> gradient
   std::map<std::string, OpTime>* profile_ = nullptr;
   Status status_;
   bool compiled_ = false;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <iterator>
 #include <numeric>
 
@@ -63,10 +64,12 @@ class Builder : public nlohmann::json_sax<json> {
   }
 
   bool parse_error(size_t, const std::string&, const nlohmann::detail::exception& error) override {
-    const std::string text = error.what();  // "[json.exception...] parse error at line 1, column 2: reason"
-    const size_t column = text.find("column ");
-    const size_t reason = text.find(": ", column == std::string::npos ? 0 : column);
-    return Refuse(reason == std::string::npos ? text : text.substr(reason + 2));
+    // "[json.exception.kind.number] parse error at line 1, column 2: reason"; the place is given by the caller.
+    std::string text = error.what();
+    const size_t kind = text.find("] ");
+    if (kind != std::string::npos) text.erase(0, kind + 2);
+    const size_t place = text.rfind("parse error at", 0) == 0 ? text.find(": ") : std::string::npos;
+    return Refuse(place == std::string::npos ? text : text.substr(place + 2));
   }
 
   json root;
@@ -156,6 +159,14 @@ std::string Nearest(const std::string& key, const std::set<std::string>& known) 
   return nearest;
 }
 
+Status NotJson(const std::string& where, const std::string& text, const char* at, const std::string& problem) {
+  const int64_t line = 1 + std::count(text.data(), at, '\n');
+  const char* line_start = at;
+  while (line_start > text.data() && line_start[-1] != '\n') --line_start;
+  return InvalidArgument(where, " is not valid JSON at line ", line, ", column ", at - line_start + 1, ": ",
+                         OneLine(problem));
+}
+
 }  // namespace
 
 StatusOr<json> ParseJson(const std::string& text, const std::string& where, int64_t max_bytes) {
@@ -163,14 +174,13 @@ StatusOr<json> ParseJson(const std::string& text, const std::string& where, int6
     return InvalidArgument(where, " has ", text.size(), " bytes; allowed: at most ", max_bytes);
   }
   const char* reached = text.data();
-  Builder builder;
   const char* end = text.data() + text.size();
+  // The parser takes a NUL character for the end of the text.
+  const void* nul = std::memchr(text.data(), 0, text.size());
+  if (nul != nullptr) return NotJson(where, text, static_cast<const char*>(nul), "NUL character");
+  Builder builder;
   if (json::sax_parse(Cursor{text.data(), &reached}, Cursor{end, &reached}, &builder)) return std::move(builder.root);
-  const int64_t line = 1 + std::count(text.data(), reached, '\n');
-  const char* line_start = reached;
-  while (line_start > text.data() && line_start[-1] != '\n') --line_start;
-  return InvalidArgument(where, " is not valid JSON at line ", line, ", column ", reached - line_start + 1, ": ",
-                         OneLine(builder.problem));
+  return NotJson(where, text, reached, builder.problem);
 }
 
 StatusOr<json> ReadJsonFile(const std::string& path, int64_t max_bytes) {

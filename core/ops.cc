@@ -46,8 +46,9 @@ const OpTraits* FindOpTraits(xh_op op) {
   return &kUnknown;
 }
 
-Value MatMul(Graph& graph, Value x, Value w, Value bias) {
-  return One(graph, XH_OP_MATMUL, {x, w, bias}, {graph.dtype(x), {graph.shape(x)[0], graph.shape(w)[0]}});
+Value MatMul(Graph& graph, Value x, Value w, Value bias, xh_dtype dtype) {
+  if (dtype == 0) dtype = graph.dtype(x);
+  return One(graph, XH_OP_MATMUL, {x, w, bias}, {dtype, {graph.shape(x)[0], graph.shape(w)[0]}});
 }
 
 Value RmsNorm(Graph& graph, Value x, Value w, double eps) {

@@ -8,8 +8,8 @@
 
 namespace xh {
 
-// x[M,K] w[N,K]^T + bias[N]? -> [M,N] in x's dtype.
-Value MatMul(Graph& graph, Value x, Value w, Value bias = kAbsent);
+// x[M,K] w[N,K]^T + bias[N]? -> [M,N] in `dtype`, 0 for x's.
+Value MatMul(Graph& graph, Value x, Value w, Value bias = kAbsent, xh_dtype dtype = 0);
 Value RmsNorm(Graph& graph, Value x, Value w, double eps);       // [M,D]
 Value Rope(Graph& graph, Value x, Value table, Value position);  // [B,H,T,d] view in and out
 Value Add(Graph& graph, Value a, Value b);

@@ -21,6 +21,13 @@ struct Request {
   int threads;
 };
 
+// Bad data that only a run can see (an id out of the vocabulary). Run throws it before it writes anything; the plugin
+// turns it into an error. It never leaves the plugin.
+struct RunError {
+  xh_code code;
+  std::string text;
+};
+
 // Immutable after opening; Run may be called from several threads at once with different workspaces.
 class Plan {
  public:

@@ -201,7 +201,11 @@ class Decoder {
       return Malformed("tensor ", Quoted(entry->name), " has ", tensor.shape()->size(),
                        " dimensions; allowed: at most ", XH_MAX_RANK);
     }
-    entry->shape.assign(tensor.shape()->begin(), tensor.shape()->end());
+    // The verifier does not check that 8-byte elements of a vector are aligned.
+    entry->shape.resize(tensor.shape()->size());
+    if (!entry->shape.empty()) {
+      std::memcpy(entry->shape.data(), tensor.shape()->Data(), entry->shape.size() * sizeof(int64_t));
+    }
     StatusOr<int64_t> bytes = TensorBytes(entry->dtype, entry->shape);
     if (!bytes.ok()) return Malformed("tensor ", Quoted(entry->name), ": ", std::string(bytes.status().message()));
     entry->bytes = *bytes;

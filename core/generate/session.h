@@ -2,12 +2,15 @@
 #ifndef XHYBRID_CORE_GENERATE_SESSION_H_
 #define XHYBRID_CORE_GENERATE_SESSION_H_
 
+#include <array>
 #include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "core/generate/sampler.h"
+#include "core/generate/stop_filter.h"
+#include "core/model/mixer.h"
 #include "core/model/model.h"
 
 namespace xh {
@@ -17,10 +20,15 @@ class Session {
  public:
   // `capacity`: most positions; 0 takes the model's context.
   static StatusOr<std::unique_ptr<Session>> Open(std::shared_ptr<const Model> model, int64_t capacity = 0);
+  ~Session();
 
-  Status Feed(const int32_t* ids, int64_t count);      // all or nothing
+  // Reads tokens, at most 256 at a time: a graph is compiled for each power of two and kept. All or nothing: bad ids
+  // and missing capacity (InvalidArgument) change nothing. When the device fails, or the logits are not finite
+  // (InvalidState, naming the position), the state is lost and every call says so until Reset or Restore.
+  Status Feed(const int32_t* ids, int64_t count);
   StatusOr<const std::vector<float>*> Logits() const;  // [V] after the last token; InvalidState before any
-  // Chooses a token by the sampler and feeds it; see xh_session_next.
+  // Chooses a token by the sampler and feeds it; see xh_session_next. InvalidState after the last token, until more is
+  // fed or the sampler is set again.
   struct Chosen {
     int32_t token;
     std::string piece;
@@ -30,32 +38,59 @@ class Session {
   StatusOr<Chosen> Next();
 
   int64_t position() const { return position_; }
+  int64_t capacity() const { return capacity_; }
   int64_t state_bytes() const;  // constant parts plus what capacity reserves
   Status Reset();
-  StatusOr<std::string> Snapshot() const;  // versioned bytes; unlimited heads store used slots only
+  // The state as bytes: a header with version, a digest of the model's shape and the position; logits; the used part of
+  // every state tensor; a checksum. They hold what the position needs, whatever the capacity.
+  StatusOr<std::string> Snapshot() const;
+  // Corrupt for bytes that are no snapshot or damaged, Incompatible for one of another version or model shape,
+  // InvalidArgument when the position exceeds the capacity. The state changes only on success. The sampler stays.
   Status Restore(const void* bytes, int64_t size);
+  // Continues from the same state, sampler and text included.
   StatusOr<std::unique_ptr<Session>> Fork() const;
   const Model& model() const { return *model_; }
 
  private:
   struct Program;  // a compiled graph for one number of tokens
+  struct StateTensor {
+    StateSpec spec;
+    Buffer buffer;
+  };
+  // A contiguous part of a state tensor that holds something at a position.
+  struct UsedPart {
+    char* data;
+    int64_t bytes;
+  };
+  // The last tokens of the sequence, oldest first, -1 where there are fewer: enough to decode the next one in context.
+  using Tail = std::array<int32_t, 8>;
+
   explicit Session(std::shared_ptr<const Model> model);
+  Status AllocateState();
   StatusOr<Program*> ProgramFor(int64_t tokens);
+  std::vector<LayerState> DeclareState(Graph& graph, Value position) const;
+  Status CheckUsable() const;
+  Status CheckFeed(const int32_t* ids, int64_t count) const;
+  Status Advance(const int32_t* ids, int64_t count);
+  Status RunProgram(const int32_t* ids, int64_t tokens, bool last);
+  StatusOr<std::string> PieceOf(int32_t token, bool* stopped);
+  void Remember(const int32_t* ids, int64_t count);
+  std::vector<UsedPart> UsedParts(int64_t position) const;
+  std::string ShapeDigest() const;
 
   std::shared_ptr<const Model> model_;
   int64_t capacity_ = 0;
   int64_t position_ = 0;
-  std::vector<std::vector<Buffer>> state_;  // by layer, in the order of MixerState
+  std::string lost_;                             // why the state cannot be used; empty when it can
+  std::vector<std::vector<StateTensor>> state_;  // by layer, in the order of MixerState
   Buffer rope_table_;
   std::map<int64_t, std::unique_ptr<Program>> programs_;
-  std::vector<float> logits_;
+  std::vector<float> logits_;  // empty before the first token
   Sampler sampler_;
-  // Text held back until it forms whole characters or can no longer begin a stop text.
-  std::unique_ptr<Tokenizer::Stream> stream_;
-  std::string held_text_;
-
- public:
-  ~Session();
+  bool finished_ = false;
+  Tail tail_;
+  std::unique_ptr<Tokenizer::Stream> stream_;  // opened by the first Next after a Feed
+  StopFilter stop_filter_;
 };
 
 }  // namespace xh

@@ -63,7 +63,10 @@ StatusOr<ModelConfig> ConfigFromJson(const nlohmann::json& object, const std::st
 // mixer is "attention". Refuses by name what is not supported, before any tensor is read.
 StatusOr<ModelConfig> ConfigFromHuggingFace(const nlohmann::json& config, const nlohmann::json& generation,
                                             const std::string& where);
-// Every rule a config must keep (positive sizes, heads % kv_heads == 0, even head_dim, known mixers, ...).
+// Unsupported unless this library knows the family.
+Status CheckFamily(const std::string& family, const std::string& where);
+// Every rule a config must keep (known family, positive sizes, heads % kv_heads == 0, even head_dim, known mixers,
+// ...).
 Status CheckConfig(const ModelConfig& config, const std::string& where);
 
 // How a new parameter begins (SPEC.md 1.3).

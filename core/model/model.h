@@ -36,9 +36,13 @@ class Model {
   std::shared_ptr<const Tokenizer> tokenizer;  // NULL when the directory has none
   std::string tokenizer_problem;               // why it is NULL
   nlohmann::json history = nlohmann::json::array();
+  std::map<std::string, std::string> tokenizer_files;    // name -> bytes; travel with every checkpoint
+  std::map<std::string, std::string> huggingface_files;  // config.json and generation_config.json of the teacher
   std::shared_ptr<Device> device;
   std::string path;
 
+  // What sessions compute in and keep caches in: bf16 when the embeddings are bf16, else f32.
+  xh_dtype activation_dtype() const;
   nlohmann::json Describe() const;
 };
 

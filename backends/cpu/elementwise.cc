@@ -1,0 +1,212 @@
+// ADD, SWIGLU and MIX.
+#include "backends/cpu/arguments.h"
+#include "backends/cpu/ops.h"
+#include "backends/cpu/parallel.h"
+#include "backends/cpu/rows.h"
+
+namespace xh::cpu::XH_ISA {
+namespace {
+
+// Row m of argument i; null when it is absent.
+template <class T>
+T* RowOf(const std::vector<xh_tensor>& layout, const xh_tensor* args, int i, int64_t m) {
+  return Present(layout[i]) ? static_cast<T*>(args[i].data) + m * layout[i].stride[0] : nullptr;
+}
+
+template <class T>
+class AddPlan final : public Plan {
+ public:
+  AddPlan(const Request& request, const Dims& dims)
+      : args_(request.args),
+        m_(dims['M']),
+        d_(dims['D']),
+        parts_(Parts(request.threads, m_, m_ * d_)),
+        backward_(request.pass == XH_BACKWARD) {
+    implementation = "vector";
+  }
+
+  void Run(const xh_tensor* args, void*, void*) const override {
+    RunParts(parts_, m_, [&](int64_t first, int64_t last, int) {
+      for (int64_t m = first; m < last; ++m) {
+        if (backward_) {
+          for (int i : {kDa, kDb}) Pass(RowOf<T>(args_, args, kDy, m), RowOf<T>(args_, args, i, m), i);
+        } else {
+          const T *a = RowOf<T>(args_, args, kA, m), *b = RowOf<T>(args_, args, kB, m);
+          T* const y = RowOf<T>(args_, args, kY, m);
+          ForLanes(d_, [&](int64_t i, auto lanes) { Put(y + i, Get(a + i, lanes) + Get(b + i, lanes), lanes); });
+        }
+      }
+    });
+  }
+
+ private:
+  enum { kA, kB, kY, kDy, kDa, kDb };
+
+  void Pass(const T* dy, T* dx, int index) const {
+    if (dx == nullptr) return;
+    const bool add = Accumulates(args_[index]);
+    ForLanes(d_, [&](int64_t i, auto lanes) {
+      PutGradient(dx + i, dy == nullptr ? Vec{} : Get(dy + i, lanes), add, lanes);
+    });
+  }
+
+  std::vector<xh_tensor> args_;
+  int64_t m_, d_;
+  int parts_;
+  bool backward_;
+};
+
+template <class T>
+class SwigluPlan final : public Plan {
+ public:
+  SwigluPlan(const Request& request, const Dims& dims)
+      : args_(request.args),
+        m_(dims['M']),
+        f_(dims['F']),
+        parts_(Parts(request.threads, m_, 4 * m_ * f_)),
+        backward_(request.pass == XH_BACKWARD) {
+    implementation = "vector";
+  }
+
+  void Run(const xh_tensor* args, void*, void*) const override {
+    RunParts(parts_, m_, [&](int64_t first, int64_t last, int) {
+      for (int64_t m = first; m < last; ++m) {
+        const T *gate = RowOf<T>(args_, args, kGate, m), *up = RowOf<T>(args_, args, kUp, m);
+        if (backward_) {
+          Backward(gate, up, RowOf<T>(args_, args, kDy, m), RowOf<T>(args_, args, kDgate, m),
+                   RowOf<T>(args_, args, kDup, m));
+        } else {
+          T* const y = RowOf<T>(args_, args, kY, m);
+          ForLanes(f_, [&](int64_t i, auto lanes) {
+            const Vec g = Get(gate + i, lanes);
+            Put(y + i, g * Sigmoid(g) * Get(up + i, lanes), lanes);
+          });
+        }
+      }
+    });
+  }
+
+ private:
+  enum { kGate, kUp, kY, kDy, kDgate, kDup };
+
+  void Backward(const T* gate, const T* up, const T* dy, T* dgate, T* dup) const {
+    const bool add_gate = Accumulates(args_[kDgate]), add_up = Accumulates(args_[kDup]);
+    ForLanes(f_, [&](int64_t i, auto lanes) {
+      const Vec g = Get(gate + i, lanes), v = dy == nullptr ? Vec{} : Get(dy + i, lanes);
+      const Vec s = Sigmoid(g);
+      if (dup != nullptr) PutGradient(dup + i, v * g * s, add_up, lanes);
+      if (dgate != nullptr) {
+        PutGradient(dgate + i, v * Get(up + i, lanes) * s * (1.0f + g * (1.0f - s)), add_gate, lanes);
+      }
+    });
+  }
+
+  std::vector<xh_tensor> args_;
+  int64_t m_, f_;
+  int parts_;
+  bool backward_;
+};
+
+// h = o x + (1 - o) y with one o a head and token; do = sum over d of dh (x - y).
+template <class T>
+class MixPlan final : public Plan {
+ public:
+  MixPlan(const Request& request, const Dims& dims)
+      : args_(request.args),
+        h_(dims['H']),
+        t_(dims['T']),
+        d_(dims['d']),
+        tokens_(dims['B'] * t_),
+        parts_(Parts(request.threads, tokens_, tokens_ * h_ * d_)),
+        backward_(request.pass == XH_BACKWARD) {
+    implementation = "vector";
+  }
+
+  void Run(const xh_tensor* args, void*, void*) const override {
+    RunParts(parts_, tokens_, [&](int64_t first, int64_t last, int) {
+      for (int64_t i = first; i < last; ++i) {
+        for (int64_t h = 0; h < h_; ++h) {
+          const float o = *Place<float>(args, kO, i, h);
+          const T *x = Place<T>(args, kX, i, h), *y = Place<T>(args, kY, i, h);
+          if (backward_) {
+            Backward(args, i, h, o, x, y);
+            continue;
+          }
+          T* const out = Place<T>(args, kH, i, h);
+          ForLanes(d_, [&](int64_t j, auto lanes) {
+            Put(out + j, o * Get(x + j, lanes) + (1.0f - o) * Get(y + j, lanes), lanes);
+          });
+        }
+      }
+    });
+  }
+
+ private:
+  enum { kO, kX, kY, kH, kDh, kDo, kDx, kDy };
+
+  // Element (b, h, t, 0) of an argument whose layout is [B,H,T(,d)]; null when it is absent.
+  template <class U>
+  U* Place(const xh_tensor* args, int index, int64_t token, int64_t h) const {
+    const xh_tensor& a = args_[index];
+    if (!Present(a)) return nullptr;
+    const int64_t b = token / t_, t = token % t_;
+    return static_cast<U*>(args[index].data) + b * a.stride[0] + h * a.stride[1] + t * a.stride[2];
+  }
+
+  void Backward(const xh_tensor* args, int64_t i, int64_t h, float o, const T* x, const T* y) const {
+    const T* const dh = Place<T>(args, kDh, i, h);
+    T *dx = Place<T>(args, kDx, i, h), *dy = Place<T>(args, kDy, i, h);
+    Vec dot = {};
+    ForLanes(d_, [&](int64_t j, auto lanes) {
+      const Vec g = dh == nullptr ? Vec{} : Get(dh + j, lanes);
+      if (dx != nullptr) PutGradient(dx + j, o * g, Accumulates(args_[kDx]), lanes);
+      if (dy != nullptr) PutGradient(dy + j, (1.0f - o) * g, Accumulates(args_[kDy]), lanes);
+      dot = dot + g * (Get(x + j, lanes) - Get(y + j, lanes));
+    });
+    if (float* target = Place<float>(args, kDo, i, h)) {
+      *target = Sum(dot) + (Accumulates(args_[kDo]) ? *target : 0.0f);
+    }
+  }
+
+  std::vector<xh_tensor> args_;
+  int64_t h_, t_, d_, tokens_;
+  int parts_;
+  bool backward_;
+};
+
+}  // namespace
+
+Refusal OpenAdd(const Request& request, std::unique_ptr<Plan>* out) {
+  Dims dims;
+  Refusal refusal = CheckArguments("ADD", request,
+                                   {{"a", "MD", Type::kActivation, 0}, {"b", "MD", Type::kActivation, 0}},
+                                   {{"y", "MD", Type::kActivation, 0}}, &dims);
+  if (refusal.code != 0) return refusal;
+  WithType(dims.activation, [&](auto t) { *out = std::make_unique<AddPlan<decltype(t)>>(request, dims); });
+  return {};
+}
+
+Refusal OpenSwiglu(const Request& request, std::unique_ptr<Plan>* out) {
+  Dims dims;
+  Refusal refusal = CheckArguments("SWIGLU", request,
+                                   {{"gate", "MF", Type::kActivation, kNeeded}, {"up", "MF", Type::kActivation, kNeeded}},
+                                   {{"y", "MF", Type::kActivation, 0}}, &dims);
+  if (refusal.code != 0) return refusal;
+  WithType(dims.activation, [&](auto t) { *out = std::make_unique<SwigluPlan<decltype(t)>>(request, dims); });
+  return {};
+}
+
+Refusal OpenMix(const Request& request, std::unique_ptr<Plan>* out) {
+  Dims dims;
+  // The last dimension of o is T, which a token-major layout does not keep contiguous.
+  Refusal refusal = CheckArguments("MIX", request,
+                                   {{"o", "BHT", Type::kF32, kNeeded | kAnyStride},
+                                    {"x", "BHTd", Type::kActivation, kNeeded},
+                                    {"y", "BHTd", Type::kActivation, kNeeded}},
+                                   {{"h", "BHTd", Type::kActivation, 0}}, &dims);
+  if (refusal.code != 0) return refusal;
+  WithType(dims.activation, [&](auto t) { *out = std::make_unique<MixPlan<decltype(t)>>(request, dims); });
+  return {};
+}
+
+}  // namespace xh::cpu::XH_ISA

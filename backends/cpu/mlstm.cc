@@ -1,0 +1,107 @@
+// MLSTM: checks a request and chooses between the one-token recurrence and the chunkwise form.
+#include "backends/cpu/mlstm.h"
+
+#include <limits>
+
+#include "backends/cpu/ops.h"
+#include "backends/cpu/tile_copy.h"
+
+namespace xh::cpu::XH_ISA {
+namespace {
+
+constexpr int64_t kDefaultChunk = 64;
+
+Refusal CheckState(const Request& request, int first, const char* names) {
+  const bool any = Present(request.args[first]) || Present(request.args[first + 1]) || Present(request.args[first + 2]);
+  const bool all = Present(request.args[first]) && Present(request.args[first + 1]) && Present(request.args[first + 2]);
+  if (any && !all) return Invalid(std::string("MLSTM: ") + names + ": some are present, allowed is all or none");
+  return {};
+}
+
+Refusal CheckParameters(const xh_mlstm_params& params) {
+  if (params.normalizer != XH_NORMALIZER_PLAIN && params.normalizer != XH_NORMALIZER_MAX) {
+    return Invalid("MLSTM: normalizer is " + std::to_string(params.normalizer) + ", allowed is PLAIN (0) or MAX (1)");
+  }
+  if (params.chunk < 0) {
+    return Invalid("MLSTM: chunk is " + std::to_string(params.chunk) + ", allowed is 0 (the backend's choice) or more");
+  }
+  return {};
+}
+
+}  // namespace
+
+Refusal OpenMlstm(const Request& request, std::unique_ptr<Plan>* out) {
+  Dims dims;
+  Refusal refusal = CheckArguments("MLSTM", request,
+                                   {{"q", "BHTn", Type::kActivation, kNeeded},
+                                    {"k", "BHTn", Type::kActivation, kNeeded},
+                                    {"v", "BKTd", Type::kActivation, kNeeded},
+                                    {"i", "BHT", Type::kF32, kNeeded | kAnyStride},
+                                    {"f", "BHT", Type::kF32, kNeeded | kAnyStride},
+                                    {"S", "BHnd", Type::kF32, kOptional | kConstant},
+                                    {"z", "BHn", Type::kF32, kOptional | kConstant},
+                                    {"m", "BH", Type::kF32, kOptional | kConstant}},
+                                   {{"h", "BHTd", Type::kActivation, kNeeded},
+                                    {"S'", "BHnd", Type::kF32, kOptional | kConstant},
+                                    {"z'", "BHn", Type::kF32, kOptional | kConstant},
+                                    {"m'", "BH", Type::kF32, kOptional | kConstant}},
+                                   &dims);
+  xh_mlstm_params params = {};
+  if (refusal.code == 0) refusal = Params("MLSTM", request, &params);
+  if (refusal.code == 0) refusal = CheckParameters(params);
+  if (refusal.code == 0) refusal = CheckState(request, mlstm::kS, "S, z, m");
+  if (refusal.code == 0 && request.pass != XH_BACKWARD) refusal = CheckState(request, mlstm::kSOut, "S', z', m'");
+  if (refusal.code != 0) return refusal;
+  if (dims['H'] % dims['K'] != 0) {
+    return Invalid("MLSTM: H is " + std::to_string(dims['H']) + " and KV is " + std::to_string(dims['K']) +
+                   ", H must be a multiple of KV");
+  }
+  const int64_t chunk = std::min(params.chunk == 0 ? kDefaultChunk : params.chunk, mlstm::kLargestChunk);
+  const mlstm::Shape shape = {dims['B'],
+                              dims['H'],
+                              dims['K'],
+                              dims['T'],
+                              dims['n'],
+                              dims['d'],
+                              std::max<int64_t>(1, std::min(chunk, dims['T'])),
+                              params.scale,
+                              params.normalizer == XH_NORMALIZER_MAX,
+                              request.threads};
+  if (request.pass == XH_BACKWARD) {
+    *out = mlstm::MakeBackward(shape, request);
+  } else if (request.pass == XH_INFER && shape.tokens == 1) {
+    *out = mlstm::MakeStep(shape, request);
+  } else {
+    *out = mlstm::MakeForward(shape, request);
+  }
+  return {};
+}
+
+namespace mlstm {
+
+void ReadState(const Shape& s, const xh_tensor* args, int first, int64_t pair, float* matrix, float* vector,
+               double* m) {
+  const int64_t b = pair / s.heads, head = pair % s.heads;
+  if (!Present(args[first])) {
+    std::memset(matrix, 0, static_cast<size_t>(s.state_floats()) * 4);
+    std::memset(vector, 0, static_cast<size_t>(PaddedColumns(s.features)) * 4);
+    *m = -std::numeric_limits<double>::infinity();
+    return;
+  }
+  const xh_tensor &z = args[first + 1], &max = args[first + 2];
+  LoadTile(HeadRows(args[first], b, head), s.features, s.columns, 1.0f, nullptr, matrix, s.stride());
+  LoadRow(static_cast<const float*>(z.data) + b * z.stride[0] + head * z.stride[1], s.features, 1.0f, vector);
+  *m = static_cast<const float*>(max.data)[b * max.stride[0] + head * max.stride[1]];
+}
+
+void WriteState(const Shape& s, const float* matrix, const float* vector, double m, const xh_tensor* args, int first,
+                int64_t pair) {
+  const int64_t b = pair / s.heads, head = pair % s.heads;
+  const xh_tensor &z = args[first + 1], &max = args[first + 2];
+  StoreTile(matrix, s.stride(), s.features, s.columns, 1.0f, false, HeadRows(args[first], b, head));
+  StoreRow(vector, s.features, 1.0f, false, static_cast<float*>(z.data) + b * z.stride[0] + head * z.stride[1]);
+  static_cast<float*>(max.data)[b * max.stride[0] + head * max.stride[1]] = static_cast<float>(m);
+}
+
+}  // namespace mlstm
+}  // namespace xh::cpu::XH_ISA

@@ -1,0 +1,289 @@
+#include "core/generate/session.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "core/checkpoint/dtype.h"
+#include "core/checkpoint/names.h"
+#include "core/model/limits.h"
+
+namespace xh {
+namespace {
+
+constexpr int64_t kMostTokens = 256;  // of one program
+
+// The largest power of two up to `count` and kMostTokens: few programs serve every length.
+int64_t ChunkOf(int64_t count) {
+  int64_t chunk = kMostTokens;
+  while (chunk > count) chunk /= 2;
+  return chunk;
+}
+
+Status CheckSampler(const SamplerOptions& options) {
+  if (!std::isfinite(options.temperature) || options.temperature < 0) {
+    return InvalidArgument("sampler: \"temperature\" is ", options.temperature, "; allowed: 0 or more");
+  }
+  if (options.top_k < 0) return InvalidArgument("sampler: \"top_k\" is ", options.top_k, "; allowed: 0 or more");
+  if (!(options.top_p > 0 && options.top_p <= 1)) {
+    return InvalidArgument("sampler: \"top_p\" is ", options.top_p, "; allowed: more than 0, at most 1");
+  }
+  if (options.max_tokens < 1) {
+    return InvalidArgument("sampler: \"max_tokens\" is ", options.max_tokens, "; allowed: 1 or more");
+  }
+  for (const std::string& stop : options.stop) {
+    if (stop.empty() || !IsUtf8(stop)) {
+      return InvalidArgument("sampler: \"stop\" is ", Quoted(stop), "; allowed: UTF-8 text that is not empty");
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+struct Session::Program {
+  explicit Program(std::shared_ptr<Device> device) : graph(std::move(device)) {}
+  Graph graph;
+  Value ids;       // i32[T]
+  Value position;  // i32[1]
+  Value logits;    // f32[1,V], of the last token
+};
+
+Session::Session(std::shared_ptr<const Model> model) : model_(std::move(model)) {}
+Session::~Session() = default;
+
+StatusOr<std::unique_ptr<Session>> Session::Open(std::shared_ptr<const Model> model, int64_t capacity) {
+  if (capacity < 0 || capacity > kMostPositions) {
+    return InvalidArgument("session: \"capacity\" is ", capacity, "; allowed: 0 (the model's context) to ",
+                           kMostPositions);
+  }
+  std::unique_ptr<Session> session(new Session(std::move(model)));
+  session->capacity_ = capacity > 0 ? capacity : session->model_->config.context;
+  XH_RETURN_IF_ERROR(session->AllocateState());
+  XH_RETURN_IF_ERROR(session->Reset());
+  return session;
+}
+
+Status Session::AllocateState() {
+  const ModelConfig& config = model_->config;
+  Device& device = *model_->device;
+  for (int64_t layer = 0; layer < config.layer_count; ++layer) {
+    std::vector<StateTensor> tensors;
+    for (StateSpec& spec : MixerState(config, layer, 1, capacity_)) {
+      const xh_dtype dtype = spec.is_cache ? model_->activation_dtype() : XH_F32;
+      XH_ASSIGN_OR_RETURN(const int64_t bytes, TensorBytes(dtype, spec.shape));
+      XH_ASSIGN_OR_RETURN(Buffer buffer, device.Allocate(bytes));
+      tensors.push_back({std::move(spec), std::move(buffer)});
+    }
+    state_.push_back(std::move(tensors));
+  }
+  const std::vector<float> table = RopeTable(config, capacity_);
+  const int64_t bytes = static_cast<int64_t>(table.size() * sizeof(float));
+  XH_ASSIGN_OR_RETURN(rope_table_, device.Allocate(bytes));
+  XH_RETURN_IF_ERROR(device.Copy(rope_table_.data(), table.data(), bytes));
+  return device.Synchronize();
+}
+
+// S and z begin at 0, m at -inf (SPEC.md 1.1). Caches are read only where they were written.
+Status Session::Reset() {
+  for (const std::vector<StateTensor>& layer : state_) {
+    for (const StateTensor& tensor : layer) {
+      if (tensor.spec.is_cache) continue;
+      const float start = tensor.spec.name == "m" ? -std::numeric_limits<float>::infinity() : 0.0f;
+      const std::vector<float> values(static_cast<size_t>(tensor.buffer.bytes()) / sizeof(float), start);
+      XH_RETURN_IF_ERROR(model_->device->Copy(tensor.buffer.data(), values.data(), tensor.buffer.bytes()));
+      XH_RETURN_IF_ERROR(model_->device->Synchronize());
+    }
+  }
+  position_ = 0;
+  lost_.clear();
+  logits_.clear();
+  finished_ = false;
+  tail_.fill(-1);
+  stream_.reset();
+  stop_filter_.Flush();
+  return absl::OkStatus();
+}
+
+int64_t Session::state_bytes() const {
+  int64_t bytes = 0;
+  for (const std::vector<StateTensor>& layer : state_) {
+    for (const StateTensor& tensor : layer) bytes += tensor.buffer.bytes();
+  }
+  return bytes;
+}
+
+// ---- reading tokens ----
+
+std::vector<LayerState> Session::DeclareState(Graph& graph, Value position) const {
+  std::vector<LayerState> layers;
+  for (const std::vector<StateTensor>& tensors : state_) {
+    LayerState layer;
+    layer.cache.position = position;
+    layer.cache.capacity = capacity_;
+    const std::pair<const char*, Value*> places[] = {{"S", &layer.mlstm.S},
+                                                     {"z", &layer.mlstm.z},
+                                                     {"m", &layer.mlstm.m},
+                                                     {"cache_k", &layer.cache.k},
+                                                     {"cache_v", &layer.cache.v}};
+    for (const StateTensor& tensor : tensors) {
+      const xh_dtype dtype = tensor.spec.is_cache ? model_->activation_dtype() : XH_F32;
+      for (const auto& [name, place] : places) {
+        if (tensor.spec.name == name) *place = graph.External(tensor.buffer.data(), dtype, tensor.spec.shape);
+      }
+    }
+    layers.push_back(layer);
+  }
+  return layers;
+}
+
+StatusOr<Session::Program*> Session::ProgramFor(int64_t tokens) {
+  auto found = programs_.find(tokens);
+  if (found != programs_.end()) return found->second.get();
+  const ModelConfig& config = model_->config;
+  auto program = std::make_unique<Program>(model_->device);
+  Graph& graph = program->graph;
+  program->ids = graph.Input(XH_I32, {tokens});
+  program->position = graph.Input(XH_I32, {1});
+  const std::vector<LayerState> state = DeclareState(graph, program->position);
+  ForwardInput input;
+  input.tokens = tokens;
+  input.dtype = model_->activation_dtype();
+  input.ids = program->ids;
+  input.position = program->position;
+  input.rope_table = graph.External(rope_table_.data(), XH_F32, {capacity_, config.head_dim});
+  input.state = &state;
+  const Binder bind = FrozenBinder(*model_);
+  ForwardOutput output = BuildForward(graph, config, bind, input);
+  // In f32: rounded logits would tie.
+  Value last = Cast(graph, graph.Rows(output.final_hidden, tokens - 1, 1), XH_F32);
+  program->logits = BuildLogits(graph, config, bind, last);
+  graph.Keep(program->logits);
+  XH_RETURN_IF_ERROR(graph.Compile());
+  return (programs_[tokens] = std::move(program)).get();
+}
+
+Status Session::CheckUsable() const {
+  if (lost_.empty()) return absl::OkStatus();
+  return InvalidState("the session's state is lost (", lost_, "); reset or restore it");
+}
+
+Status Session::CheckFeed(const int32_t* ids, int64_t count) const {
+  XH_RETURN_IF_ERROR(CheckUsable());
+  if (count < 0) return InvalidArgument("the number of tokens is ", count, "; allowed: 0 or more");
+  if (count > capacity_ - position_) {
+    return InvalidArgument("position ", position_ + count, " exceeds capacity ", capacity_);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    if (ids[i] < 0 || ids[i] >= model_->config.vocab_size) {
+      return InvalidArgument("token id ", ids[i], " at index ", i, "; allowed: 0 to ", model_->config.vocab_size - 1);
+    }
+  }
+  return absl::OkStatus();
+}
+
+Status Session::RunProgram(const int32_t* ids, int64_t tokens, bool last) {
+  XH_ASSIGN_OR_RETURN(Program * program, ProgramFor(tokens));
+  Graph& graph = program->graph;
+  const int32_t position = static_cast<int32_t>(position_);
+  XH_RETURN_IF_ERROR(graph.Write(program->ids, ids, tokens * static_cast<int64_t>(sizeof(int32_t))));
+  XH_RETURN_IF_ERROR(graph.Write(program->position, &position, sizeof(position)));
+  XH_RETURN_IF_ERROR(graph.Run());
+  if (!last) return model_->device->Synchronize();  // `position` must outlive the copy
+  logits_.resize(static_cast<size_t>(model_->config.vocab_size));
+  return graph.Read(program->logits, logits_.data(), static_cast<int64_t>(logits_.size() * sizeof(float)));
+}
+
+// Everything was checked: from here on a failure loses the state.
+Status Session::Advance(const int32_t* ids, int64_t count) {
+  for (int64_t done = 0; done < count;) {
+    const int64_t tokens = ChunkOf(count - done);
+    const Status status = RunProgram(ids + done, tokens, done + tokens == count);
+    if (!status.ok()) {
+      lost_ = absl::StrCat("position ", position_, ": ", std::string(status.message()));
+      return status;
+    }
+    done += tokens;
+    position_ += tokens;
+  }
+  Remember(ids, count);
+  for (float logit : logits_) {
+    if (std::isfinite(logit)) continue;
+    lost_ = absl::StrCat("the logits at position ", position_ - 1, " are not finite");
+    return InvalidState(lost_);
+  }
+  return absl::OkStatus();
+}
+
+void Session::Remember(const int32_t* ids, int64_t count) {
+  const int64_t size = static_cast<int64_t>(tail_.size());
+  const int64_t fresh = std::min(count, size);
+  std::rotate(tail_.begin(), tail_.begin() + fresh, tail_.end());
+  std::copy(ids + count - fresh, ids + count, tail_.end() - fresh);
+}
+
+Status Session::Feed(const int32_t* ids, int64_t count) {
+  XH_RETURN_IF_ERROR(CheckFeed(ids, count));
+  if (count == 0) return absl::OkStatus();
+  finished_ = false;
+  stream_.reset();
+  stop_filter_.Flush();
+  return Advance(ids, count);
+}
+
+StatusOr<const std::vector<float>*> Session::Logits() const {
+  XH_RETURN_IF_ERROR(CheckUsable());
+  if (logits_.empty()) return InvalidState("the session has read no token yet: there are no logits");
+  return &logits_;
+}
+
+// ---- writing tokens ----
+
+Status Session::SetSampler(const SamplerOptions& options) {
+  XH_RETURN_IF_ERROR(CheckSampler(options));
+  if (!options.stop.empty() && model_->tokenizer == nullptr) {
+    return InvalidState("sampler: \"stop\" needs a tokenizer, and there is none: ", model_->tokenizer_problem);
+  }
+  sampler_ = Sampler(options);
+  stop_filter_ = StopFilter(options.stop);
+  finished_ = false;
+  return absl::OkStatus();
+}
+
+// The text that `token` completes; ids beyond the tokenizer's, which pad a vocabulary, have none.
+StatusOr<std::string> Session::PieceOf(int32_t token, bool* stopped) {
+  *stopped = false;
+  const std::shared_ptr<const Tokenizer>& tokenizer = model_->tokenizer;
+  if (tokenizer == nullptr) return std::string();
+  if (stream_ == nullptr) {
+    XH_ASSIGN_OR_RETURN(Tokenizer::Stream stream, Tokenizer::OpenStream(tokenizer));
+    stream_ = std::make_unique<Tokenizer::Stream>(std::move(stream));
+    for (int32_t id : tail_) {  // what came before decides on the space in front of the first piece
+      if (id >= 0 && id < tokenizer->vocab_size()) XH_RETURN_IF_ERROR(stream_->Push(id).status());
+    }
+  }
+  if (token >= tokenizer->vocab_size()) return std::string();
+  XH_ASSIGN_OR_RETURN(const std::string piece, stream_->Push(token));
+  return stop_filter_.Push(piece, stopped);
+}
+
+StatusOr<Session::Chosen> Session::Next() {
+  XH_RETURN_IF_ERROR(Logits().status());
+  if (finished_) return InvalidState("the text has ended: feed more tokens or set the sampler again");
+  if (position_ >= capacity_) return InvalidArgument("position ", position_ + 1, " exceeds capacity ", capacity_);
+  Chosen chosen{sampler_.Choose(logits_), "", false};
+  const std::vector<int32_t>& ends = model_->config.eos_ids;
+  const bool is_end = std::find(ends.begin(), ends.end(), chosen.token) != ends.end();
+  bool stopped = false;
+  if (!is_end) {
+    XH_ASSIGN_OR_RETURN(chosen.piece, PieceOf(chosen.token, &stopped));
+  }
+  chosen.finished = is_end || stopped || sampler_.chosen() >= sampler_.options().max_tokens;
+  if (chosen.finished && !stopped) chosen.piece += stop_filter_.Flush();
+  XH_RETURN_IF_ERROR(Advance(&chosen.token, 1));
+  finished_ = chosen.finished;
+  return chosen;
+}
+
+}  // namespace xh

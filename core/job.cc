@@ -1,0 +1,32 @@
+#include "core/job.h"
+
+#include "absl/strings/str_join.h"
+#include "core/bench/bench_job.h"
+#include "core/evaluate/evaluate_job.h"
+#include "core/merge/merge_job.h"
+#include "core/model/import.h"
+#include "core/train/distill_job.h"
+
+namespace xh {
+
+const std::vector<JobKind>& JobKinds() {
+  static const std::vector<JobKind> kinds = {
+      {"import", "read a Hugging Face directory into a checkpoint", kImportSchema, OpenImportJob},
+      {"distill", "turn a teacher into a hybrid student, stage by stage", kDistillSchema, OpenDistillJob},
+      {"merge", "merge students that began from the same weights", kMergeSchema, OpenMergeJob},
+      {"evaluate", "measure models on tasks, and students against their teacher", kEvaluateSchema, OpenEvaluateJob},
+      {"bench", "time training and decoding against this machine's ceilings", kBenchSchema, OpenBenchJob},
+  };
+  return kinds;
+}
+
+StatusOr<const JobKind*> FindJobKind(const std::string& name) {
+  std::vector<std::string> names;
+  for (const JobKind& kind : JobKinds()) {
+    if (name == kind.name) return &kind;
+    names.emplace_back(kind.name);
+  }
+  return InvalidArgument("job kind is \"", name, "\"; allowed: ", absl::StrJoin(names, ", "));
+}
+
+}  // namespace xh

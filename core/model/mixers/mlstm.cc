@@ -1,0 +1,54 @@
+// The mLSTM: the kind "mlstm", and the global branch of "hybrid".
+#include <cmath>
+
+#include "core/model/mixers/branches.h"
+
+namespace xh {
+namespace {
+
+// k [B,KV,T,d] as [B,H,T,d], each head repeated for the query heads that read it: a product with H / KV identities, one
+// above the other. It is exact, since each sum has one term that is not zero, and carries gradients.
+Value RepeatHeads(Graph& graph, const MixerContext& context, Value k) {
+  const ModelConfig& config = context.config;
+  const int64_t dim = config.head_dim, group = config.heads / config.kv_heads;
+  if (group == 1) return k;
+  std::vector<float> identities(static_cast<size_t>(group * dim * dim), 0.0f);
+  for (int64_t row = 0; row < group * dim; ++row) identities[row * dim + row % dim] = 1.0f;
+  const int64_t rows = context.batch * context.tokens * config.kv_heads;
+  Value repeated = MatMul(graph, graph.View(graph.MergeHeads(k), {rows, dim}),
+                          graph.Constant(std::move(identities), {group * dim, dim}));  // [B*T*KV, group*d]
+  return graph.SplitHeads(graph.View(repeated, {context.batch * context.tokens, config.heads * dim}), context.batch,
+                          context.tokens, config.heads);
+}
+
+// Pre-activations of a gate, f32 [B,H,T].
+Value Gate(Graph& graph, const MixerContext& context, const char* name) {
+  const std::string prefix = context.prefix + "xlstm." + name;
+  Value rows =
+      MatMul(graph, context.x, context.bind(graph, prefix + ".weight"), context.bind(graph, prefix + ".bias"), XH_F32);
+  return graph.SplitHeads(rows, context.batch, context.tokens, context.config.heads, true);
+}
+
+}  // namespace
+
+Value MlstmBranch(Graph& graph, const MixerContext& context) {
+  const std::string& map = context.mixer.feature_map;
+  xh_mlstm_params params{XH_SIZED(xh_mlstm_params), XH_NORMALIZER_PLAIN, 1.0f, 0};
+  Value q, k;
+  if (map == "none") {  // q.z may be near zero: it needs the floor and the scale
+    params.normalizer = XH_NORMALIZER_MAX;
+    params.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(context.config.head_dim)));
+    q = context.q;
+    k = RepeatHeads(graph, context, context.k);
+  } else {
+    const xh_feature_map kind = map == "hedgehog" ? XH_FEATURE_HEDGEHOG : XH_FEATURE_SOFTMAX;
+    const std::string prefix = context.prefix + "xlstm.";
+    q = FeatureMap(graph, context.q, context.bind(graph, prefix + "query_features.weight"), kind);
+    k = FeatureMap(graph, context.k, context.bind(graph, prefix + "key_features.weight"), kind);
+  }
+  Value i = Gate(graph, context, "input_gate");
+  Value f = Gate(graph, context, "forget_gate");
+  return Mlstm(graph, q, k, context.v, i, f, params, context.state != nullptr ? &context.state->mlstm : nullptr);
+}
+
+}  // namespace xh

@@ -1,0 +1,209 @@
+#include "core/registry.h"
+
+#include <dlfcn.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <set>
+
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "core/plugin_check.h"
+#include "core/plugin_host.h"
+
+namespace fs = std::filesystem;
+
+namespace xh {
+namespace {
+
+constexpr int32_t kMostPluginsOfALibrary = 64;
+
+// The directory xhybrid/ beside the library (or program) that holds this code.
+std::string OwnPluginDirectory() {
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<void*>(&OwnPluginDirectory), &info) == 0 || info.dli_fname == nullptr) return "";
+  std::error_code ignored;
+  fs::path library = fs::canonical(info.dli_fname, ignored);
+  return library.empty() ? "" : (library.parent_path() / "xhybrid").string();
+}
+
+// Places in search order, without those that are empty or come twice.
+std::vector<std::string> SearchPlaces(const std::string& plugin_path) {
+  const char* environment = std::getenv("XHYBRID_PLUGIN_PATH");
+  std::vector<std::string> candidates = absl::StrSplit(plugin_path, ':');
+  for (const auto& place : absl::StrSplit(environment != nullptr ? environment : "", ':')) {
+    candidates.emplace_back(place);
+  }
+  candidates.push_back(OwnPluginDirectory());
+  candidates.push_back(XHYBRID_INSTALLED_PLUGIN_DIR);
+  std::vector<std::string> places;
+  for (const std::string& place : candidates) {
+    if (!place.empty() && std::find(places.begin(), places.end(), place) == places.end()) places.push_back(place);
+  }
+  return places;
+}
+
+// Plugins are native code: a place that every user may write to is never searched.
+bool IsWritableByAll(const std::string& path) {
+  struct stat info {};
+  return stat(path.c_str(), &info) == 0 && (info.st_mode & S_IWOTH) != 0;
+}
+
+std::vector<std::string> LibrariesIn(const std::string& directory) {
+  std::vector<std::string> libraries;
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(directory, ignored)) {
+    if (entry.path().extension() == ".so") libraries.push_back(entry.path().string());
+  }
+  std::sort(libraries.begin(), libraries.end());
+  return libraries;
+}
+
+// Opens one library and appends its plugins. Returns what happened, for the report.
+std::string LoadLibrary(const std::string& path, std::vector<LoadedPlugin>* plugins) {
+  if (IsWritableByAll(path)) return "refused: every user may write to it";
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) return dlerror();
+  auto entry = reinterpret_cast<xh_plugin_entry>(dlsym(library, "xh_plugin_v1"));
+  if (entry == nullptr) return "refused: it exports no xh_plugin_v1";
+  std::vector<std::string> outcomes;
+  for (int32_t index = 0; index < kMostPluginsOfALibrary; ++index) {
+    const xh_plugin* plugin = nullptr;
+    try {
+      plugin = entry(PluginHost(), index);
+    } catch (...) {
+      outcomes.push_back("refused: xh_plugin_v1 threw an exception");
+      break;
+    }
+    if (plugin == nullptr) break;
+    Status status = CheckPlugin(*plugin);
+    if (!status.ok()) {
+      outcomes.push_back(absl::StrCat("refused: ", status.message()));
+      continue;
+    }
+    auto same = std::find_if(plugins->begin(), plugins->end(), [&](const LoadedPlugin& other) {
+      return other.plugin->kind == plugin->kind && std::string(other.plugin->name) == plugin->name;
+    });
+    if (same != plugins->end()) {
+      outcomes.push_back(absl::StrCat(PluginKindName(plugin->kind), " ", plugin->name, " is hidden by ", same->path));
+      continue;
+    }
+    plugins->push_back({plugin, path});
+    outcomes.push_back(absl::StrCat("loaded ", PluginKindName(plugin->kind), " ", plugin->name));
+  }
+  return outcomes.empty() ? "refused: it offers no plugin" : absl::StrJoin(outcomes, "; ");
+}
+
+}  // namespace
+
+Registry Registry::Load(const std::string& plugin_path) {
+  Registry registry;
+  std::set<std::string> seen;  // canonical paths: a library found by two ways loads once
+  auto try_library = [&](const std::string& path) {
+    std::error_code failed;
+    std::string canonical = fs::canonical(path, failed).string();
+    if (failed) return registry.attempts_.push_back({path, "no such file"});
+    if (!seen.insert(canonical).second) return;
+    registry.attempts_.push_back({path, LoadLibrary(canonical, &registry.plugins_)});
+  };
+  for (const std::string& place : SearchPlaces(plugin_path)) {
+    std::error_code ignored;
+    if (!fs::is_directory(place, ignored)) {
+      if (fs::path(place).extension() == ".so") {
+        try_library(place);
+      } else {
+        registry.attempts_.push_back({place, "no such directory"});
+      }
+      continue;
+    }
+    if (IsWritableByAll(place)) {
+      registry.attempts_.push_back({place, "refused: every user may write to it"});
+      continue;
+    }
+    std::vector<std::string> libraries = LibrariesIn(place);
+    if (libraries.empty()) registry.attempts_.push_back({place, "holds no plugin"});
+    for (const std::string& library : libraries) try_library(library);
+  }
+  return registry;
+}
+
+StatusOr<const xh_plugin*> Registry::Find(xh_plugin_kind kind, const std::string& name) const {
+  std::vector<std::string> present;
+  for (const LoadedPlugin& loaded : plugins_) {
+    if (loaded.plugin->kind != kind) continue;
+    if (name == loaded.plugin->name) return loaded.plugin;
+    present.emplace_back(loaded.plugin->name);
+  }
+  std::vector<std::string> sought;
+  for (const LoadAttempt& attempt : attempts_) sought.push_back(absl::StrCat(attempt.path, " (", attempt.outcome, ")"));
+  return NotFound("there is no ", PluginKindName(kind), " plugin \"", name,
+                  "\"; there are: ", present.empty() ? "none" : absl::StrJoin(present, ", "),
+                  "; sought in: ", sought.empty() ? "nowhere" : absl::StrJoin(sought, ", "));
+}
+
+StatusOr<const xh_backend*> Registry::FindBackend(const std::string& name) const {
+  const xh_plugin* best = nullptr;
+  if (name.empty()) {
+    for (const LoadedPlugin& loaded : plugins_) {
+      const xh_plugin* plugin = loaded.plugin;
+      if (plugin->kind == XH_PLUGIN_BACKEND && plugin->score > (best != nullptr ? best->score : 0)) best = plugin;
+    }
+  }
+  if (best == nullptr) {
+    XH_ASSIGN_OR_RETURN(best, Find(XH_PLUGIN_BACKEND, name));
+  }
+  if (best->score == 0) {
+    return Unsupported("the ", best->name, " backend cannot run here: ",
+                       best->unavailable != nullptr ? best->unavailable : "it gives no reason");
+  }
+  return static_cast<const xh_backend*>(best->table);
+}
+
+StatusOr<const xh_stage_table*> Registry::FindStage(const std::string& name) const {
+  XH_ASSIGN_OR_RETURN(const xh_plugin* plugin, Find(XH_PLUGIN_STAGE, name));
+  return static_cast<const xh_stage_table*>(plugin->table);
+}
+
+StatusOr<const xh_merge_table*> Registry::FindMerge(const std::string& name) const {
+  XH_ASSIGN_OR_RETURN(const xh_plugin* plugin, Find(XH_PLUGIN_MERGE, name));
+  return static_cast<const xh_merge_table*>(plugin->table);
+}
+
+StatusOr<const xh_plugin*> Registry::FindText(const std::vector<std::string>& files) const {
+  std::vector<std::string> readable;
+  for (const LoadedPlugin& loaded : plugins_) {
+    if (loaded.plugin->kind != XH_PLUGIN_TEXT) continue;
+    const std::string main_file = static_cast<const xh_text_table*>(loaded.plugin->table)->main_file;
+    if (std::find(files.begin(), files.end(), main_file) != files.end()) return loaded.plugin;
+    readable.push_back(absl::StrCat(loaded.plugin->name, " reads ", main_file));
+  }
+  return NotFound("no text plugin reads any of the model's tokenizer files (",
+                  files.empty() ? "none" : absl::StrJoin(files, ", "),
+                  "); installed: ", readable.empty() ? "none" : absl::StrJoin(readable, ", "));
+}
+
+const char* PluginKindName(xh_plugin_kind kind) {
+  switch (kind) {
+    case XH_PLUGIN_BACKEND:
+      return "backend";
+    case XH_PLUGIN_STAGE:
+      return "stage";
+    case XH_PLUGIN_MERGE:
+      return "merge";
+    case XH_PLUGIN_TEXT:
+      return "text";
+    default:
+      return "unknown";
+  }
+}
+
+const char* OptionsSchemaOf(const xh_plugin& plugin) {
+  const char* schema = nullptr;
+  if (plugin.kind == XH_PLUGIN_STAGE) schema = static_cast<const xh_stage_table*>(plugin.table)->options_schema;
+  if (plugin.kind == XH_PLUGIN_MERGE) schema = static_cast<const xh_merge_table*>(plugin.table)->options_schema;
+  return schema != nullptr ? schema : "";
+}
+
+}  // namespace xh

@@ -1,0 +1,70 @@
+# shellcheck shell=bash
+# The steps of `./bootstrap demo`, sourced by it in the root of the tree after the build: heading and elapsed are its.
+xhybrid=build/release/bin/xhybrid
+out=demo-out
+domains=(math code stem chat recall)
+questions=${XHYBRID_DEMO_QUESTIONS:-64} # of each domain in the evaluation
+
+# step TITLE OUTPUT INPUT... -- COMMAND...: runs COMMAND, which makes OUTPUT, unless it stands there already, made by the
+# same command from the same inputs. An interrupted run of the same command goes on where it was.
+step() {
+  local title=$1 output=$2 stamp inputs=() key
+  shift 2
+  while [[ $1 != -- ]]; do
+    inputs+=("$1")
+    shift
+  done
+  shift
+  heading "$title"
+  stamp=$out/.stamps/$(basename "$output")
+  key=$({ cat "${inputs[@]}" && printf '%s\n' "$@"; } | sha256sum)
+  if [[ -e $output && -e $stamp && $(<"$stamp") == "$key" ]]; then
+    printf 'already there: %s\n' "$output"
+    return
+  fi
+  if [[ ! -e $stamp.begun || $(<"$stamp.begun") != "$key" ]]; then
+    rm -rf "$output"
+  fi
+  rm -f "$stamp"
+  printf '%s\n' "$key" >"$stamp.begun"
+  "$@"
+  mv "$stamp.begun" "$stamp"
+}
+
+ask() {
+  printf '\nQ: %s\nA: ' "$2"
+  "$xhybrid" generate --model "$1" --chat "$2" --max-tokens 64
+  printf '\n'
+}
+
+demo() {
+  local fresh=$1 stamps=$out/.stamps domain tasks=() domain_files=()
+  ((!fresh)) || rm -rf "$out"
+  mkdir -p "$stamps"
+  for domain in "${domains[@]}"; do
+    domain_files+=("examples/data/$domain.test.jsonl")
+    tasks+=(--task "$domain=examples/data/$domain.test.jsonl")
+  done
+
+  step 'Importing the teacher' $out/teacher.xhy examples/teacher-llama-3m/model.safetensors -- \
+    "$xhybrid" import examples/teacher-llama-3m --output $out/teacher.xhy --replace
+  step 'Stage I: aligning a seed student' $out/seed $stamps/teacher.xhy examples/recipes/align-seed.json -- \
+    "$xhybrid" distill --recipe examples/recipes/align-seed.json
+  for domain in math chat; do
+    step "Stage II: distilling the $domain expert" "$out/$domain" $stamps/seed "examples/recipes/$domain-expert.json" -- \
+      "$xhybrid" distill --recipe "examples/recipes/$domain-expert.json"
+  done
+  step 'Stage III: merging the experts' $out/merged.xhy $stamps/math $stamps/chat -- \
+    "$xhybrid" merge $out/math/student.xhy $out/chat/student.xhy --method linear --weights 0.5,0.5 \
+    --output $out/merged.xhy --replace
+  step 'Evaluating against the teacher' $out/evaluation.json $stamps/merged.xhy "${domain_files[@]}" -- \
+    "$xhybrid" evaluate --teacher $out/teacher.xhy --model seed=$out/seed/student.xhy \
+    --model math=$out/math/student.xhy --model chat=$out/chat/student.xhy --model merged=$out/merged.xhy \
+    "${tasks[@]}" --limit "$questions" --output $out/evaluation.json
+
+  heading 'Asking the merged student'
+  ask $out/merged.xhy 'What is 7 times 8?'
+  ask $out/merged.xhy 'Repeat after me in capital letters: blue river stone'
+  ask $out/merged.xhy 'Tom has 12 apples. Tom buys 9 more. Tom gives away 4. How many apples are there now?'
+  heading "Done: everything lies in $out/"
+}

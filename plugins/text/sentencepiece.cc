@@ -1,0 +1,232 @@
+// The tokenizer of models that ship a tokenizer.model, by the sentencepiece library.
+#include <sentencepiece_processor.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "chat_template.h"
+#include "xhybrid_plugin.h"
+
+namespace {
+
+constexpr char kOrigin[] = "text.sentencepiece";
+constexpr char kMainFile[] = "tokenizer.model";
+const xh_host* the_host = nullptr;
+
+xh_error* Error(xh_code code, const std::string& text) { return the_host->error_new(code, kOrigin, text.c_str()); }
+
+// No exception leaves the plugin.
+template <typename Body>
+xh_error* Guard(Body body) {
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {
+    return Error(XH_OUT_OF_MEMORY, "out of memory");
+  } catch (const std::exception& error) {
+    return Error(XH_INTERNAL, error.what());
+  }
+}
+
+// The bytes at the end of `text` that begin a character and do not finish it.
+size_t UnfinishedBytes(const std::string& text) {
+  for (size_t back = 1; back <= 3 && back <= text.size(); ++back) {
+    const unsigned char lead = static_cast<unsigned char>(text[text.size() - back]);
+    if ((lead & 0xC0) == 0x80) continue;  // a continuation byte
+    const size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 1;
+    return length > back ? back : 0;
+  }
+  return 0;
+}
+
+}  // namespace
+
+struct xh_text {
+  sentencepiece::SentencePieceProcessor processor;
+  bool add_bos = false;
+  bool add_eos = false;
+  std::string chat_template;
+};
+
+struct xh_text_stream {
+  const xh_text* text;
+  std::string bytes;     // of byte pieces that may still become a character
+  std::string piece;     // lent to the caller
+  bool at_start = true;  // the first piece loses the space that encoding puts before a text
+};
+
+namespace {
+
+// Reads what matters of tokenizer_config.json; a damaged one is an error, an absent one is not.
+xh_error* ReadConfig(const std::string& bytes, xh_text* text) {
+  nlohmann::json config = nlohmann::json::parse(bytes, nullptr, false);
+  if (!config.is_object()) return Error(XH_CORRUPT, "tokenizer_config.json is not a JSON object");
+  auto flag = [&](const char* name) {
+    return config.contains(name) && config[name].is_boolean() && config[name].get<bool>();
+  };
+  text->add_bos = flag("add_bos_token");
+  text->add_eos = flag("add_eos_token");
+  if (config.contains("chat_template") && config["chat_template"].is_string())
+    text->chat_template = config["chat_template"];
+  return nullptr;
+}
+
+xh_error* OpenFiles(const xh_text_file* files, int64_t count, xh_text** out) {
+  auto text = std::make_unique<xh_text>();
+  bool loaded = false;
+  for (int64_t i = 0; i < count; ++i) {
+    const std::string name = files[i].name;
+    const std::string bytes(static_cast<const char*>(files[i].bytes), files[i].size);
+    if (name == kMainFile) {
+      const auto status = text->processor.LoadFromSerializedProto(bytes);
+      if (!status.ok()) return Error(XH_CORRUPT, "tokenizer.model is not a sentencepiece model: " + status.ToString());
+      loaded = text->processor.GetPieceSize() > 0;
+    } else if (name == "tokenizer_config.json") {
+      if (xh_error* error = ReadConfig(bytes, text.get())) return error;
+    } else if (name == "chat_template.jinja") {
+      text->chat_template = bytes;
+    }
+  }
+  if (!loaded) return Error(XH_CORRUPT, "tokenizer.model holds no pieces");
+  *out = text.release();
+  return nullptr;
+}
+
+xh_error* Open(const xh_text_file* files, int64_t count, xh_text** out) {
+  return Guard([&] { return OpenFiles(files, count, out); });
+}
+
+void Close(xh_text* text) { delete text; }
+
+int64_t VocabSize(const xh_text* text) { return text->processor.GetPieceSize(); }
+
+xh_error* Encode(const xh_text* text, const char* bytes, int64_t size, int32_t add_special, int32_t* ids,
+                 int64_t capacity, int64_t* count) {
+  return Guard([&]() -> xh_error* {
+    std::vector<int> encoded;
+    const auto status = text->processor.Encode(std::string(bytes, size), &encoded);
+    if (!status.ok()) return Error(XH_INTERNAL, "encoding failed: " + status.ToString());
+    if (add_special != 0 && text->add_bos && text->processor.bos_id() >= 0) {
+      encoded.insert(encoded.begin(), text->processor.bos_id());
+    }
+    if (add_special != 0 && text->add_eos && text->processor.eos_id() >= 0) encoded.push_back(text->processor.eos_id());
+    std::copy_n(encoded.begin(), std::min<int64_t>(capacity, static_cast<int64_t>(encoded.size())), ids);
+    *count = static_cast<int64_t>(encoded.size());
+    return nullptr;
+  });
+}
+
+xh_error* CheckId(const xh_text* text, int32_t id) {
+  if (id >= 0 && id < text->processor.GetPieceSize()) return nullptr;
+  return Error(XH_INVALID_ARGUMENT, "token id " + std::to_string(id) + "; allowed: 0 to " +
+                                        std::to_string(text->processor.GetPieceSize() - 1));
+}
+
+xh_error* Decode(const xh_text* text, const int32_t* ids, int64_t count, char* out, int64_t capacity, int64_t* size) {
+  return Guard([&]() -> xh_error* {
+    for (int64_t i = 0; i < count; ++i) {
+      if (xh_error* error = CheckId(text, ids[i])) return error;
+    }
+    std::string decoded;
+    const auto status = text->processor.Decode(std::vector<int>(ids, ids + count), &decoded);
+    if (!status.ok()) return Error(XH_INTERNAL, "decoding failed: " + status.ToString());
+    std::memcpy(out, decoded.data(), std::min<int64_t>(capacity, static_cast<int64_t>(decoded.size())));
+    *size = static_cast<int64_t>(decoded.size());
+    return nullptr;
+  });
+}
+
+xh_error* Special(const xh_text* text, const char* token, int32_t* id) {
+  return Guard([&]() -> xh_error* {
+    const int found = text->processor.PieceToId(std::string(token));
+    if (text->processor.IdToPiece(found) != token) {
+      return Error(XH_NOT_FOUND, std::string("the vocabulary has no token \"") + token + "\"");
+    }
+    *id = found;
+    return nullptr;
+  });
+}
+
+xh_error* StreamOpen(const xh_text* text, xh_text_stream** out) {
+  return Guard([&]() -> xh_error* {
+    *out = new xh_text_stream{text, {}, {}, true};
+    return nullptr;
+  });
+}
+
+// What one id adds to a decoded text: its piece with "▁" as a space, its byte, or nothing for control tokens.
+std::string PieceText(const xh_text& text, int32_t id) {
+  const auto& processor = text.processor;
+  if (processor.IsControl(id)) return "";
+  if (processor.IsUnknown(id)) return " \xE2\x81\x87 ";  // as the library decodes it
+  const std::string& piece = processor.IdToPiece(id);
+  if (processor.IsByte(id)) return std::string(1, static_cast<char>(std::stoi(piece.substr(3, 2), nullptr, 16)));
+  std::string out;
+  for (size_t i = 0; i < piece.size();) {
+    const bool space = piece.compare(i, 3, "\xE2\x96\x81") == 0;
+    out += space ? ' ' : piece[i];
+    i += space ? 3 : 1;
+  }
+  return out;
+}
+
+xh_error* StreamPush(xh_text_stream* stream, int32_t id, const char** piece, int64_t* size) {
+  return Guard([&]() -> xh_error* {
+    if (xh_error* error = CheckId(stream->text, id)) return error;
+    std::string added = PieceText(*stream->text, id);
+    if (stream->at_start && !added.empty()) {
+      if (added[0] == ' ') added.erase(0, 1);
+      stream->at_start = false;
+    }
+    stream->bytes += added;
+    const size_t whole = stream->bytes.size() - UnfinishedBytes(stream->bytes);
+    stream->piece = stream->bytes.substr(0, whole);
+    stream->bytes.erase(0, whole);
+    *piece = stream->piece.c_str();
+    *size = static_cast<int64_t>(stream->piece.size());
+    return nullptr;
+  });
+}
+
+void StreamClose(xh_text_stream* stream) { delete stream; }
+
+xh_error* Render(const xh_text* text, const xh_message* messages, int64_t count, int32_t add_generation_prompt,
+                 char* out, int64_t capacity, int64_t* size) {
+  return Guard([&]() -> xh_error* {
+    if (text->chat_template.empty()) return Error(XH_UNSUPPORTED, "the model has no chat template");
+    if (!xh::text::IsChatMl(text->chat_template)) {
+      return Error(XH_UNSUPPORTED,
+                   "this chat template needs a text plugin with a Jinja engine; this one renders ChatML");
+    }
+    const std::string rendered = xh::text::RenderChatMl(messages, count, add_generation_prompt != 0);
+    std::memcpy(out, rendered.data(), std::min<int64_t>(capacity, static_cast<int64_t>(rendered.size())));
+    *size = static_cast<int64_t>(rendered.size());
+    return nullptr;
+  });
+}
+
+constexpr xh_text_table kTable = {XH_SIZED(xh_text_table),
+                                  0,
+                                  kMainFile,
+                                  Open,
+                                  Close,
+                                  VocabSize,
+                                  Encode,
+                                  Decode,
+                                  Special,
+                                  StreamOpen,
+                                  StreamPush,
+                                  StreamClose,
+                                  Render};
+constexpr xh_plugin kPlugin = {XH_SIZED(xh_plugin), XH_ABI_VERSION, XH_PLUGIN_TEXT, 1,       "sentencepiece",
+                               XHYBRID_RELEASE,     "Apache-2.0",   nullptr,        &kTable, nullptr};
+
+}  // namespace
+
+const xh_plugin* xh_plugin_v1(const xh_host* host, int32_t index) {
+  the_host = host;
+  return index == 0 ? &kPlugin : nullptr;
+}

@@ -1,0 +1,208 @@
+#include "tests/conformance/backend_check.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+
+namespace xh::test {
+namespace {
+
+constexpr int64_t kElementwise = 400;  // most elements of a tensor that are perturbed one by one
+
+bool Bit(uint32_t mask, size_t i) { return (mask >> i & 1u) != 0; }
+
+std::vector<Doubles> ValuesOf(const std::vector<Arg>& args) {
+  std::vector<Doubles> values;
+  for (const Arg& arg : args) values.push_back(arg.values);
+  return values;
+}
+
+double Dot(const Doubles& a, const Doubles& b) {
+  double sum = 0.0;
+  for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+class Checker {
+ public:
+  explicit Checker(const Case& c) : c_(c) {
+    for (size_t i = 0; i < c_.outputs.size(); ++i) {
+      Arg weight = c_.outputs[i];
+      if (weight.dtype != 0) weight.values = Random(weight.dtype, weight.shape, 1000 + static_cast<uint32_t>(i)).values;
+      weights_.push_back(c_.objective ? Absent() : weight);
+    }
+  }
+
+  void CheckForward() {
+    const std::vector<Doubles> expected = c_.forward(ValuesOf(c_.inputs));
+    const std::vector<Arg> inferred = Run(XH_INFER, c_.threads);
+    outputs_ = Run(XH_FORWARD, c_.threads);
+    const std::vector<Arg> again = Run(XH_FORWARD, c_.threads);
+    for (size_t i = 0; i < c_.outputs.size(); ++i) {
+      if (c_.outputs[i].dtype == 0) continue;
+      EXPECT_LE(RelativeError(outputs_[i].values, expected[i]), c_.tolerance) << "output " << i;
+      EXPECT_EQ(inferred[i].values, outputs_[i].values) << "INFER differs from FORWARD in output " << i;
+      EXPECT_EQ(again[i].values, outputs_[i].values) << "output " << i << " differs from run to run";
+    }
+  }
+
+  void CheckBackward() {
+    std::vector<Arg> wanted;
+    for (size_t i = 0; i < c_.inputs.size(); ++i) wanted.push_back(Bit(c_.differentiable, i) ? Gradient(i) : Absent());
+    const std::vector<Arg> all = Backward(wanted, weights_);
+    const std::vector<Arg> again = Backward(wanted, weights_);
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      if (wanted[i].dtype == 0) continue;
+      EXPECT_EQ(all[i].values, again[i].values) << "gradient " << i << " differs from run to run";
+      Compare(i, all[i].values);
+      CheckAlone(i, all[i].values);
+      CheckAccumulate(i, all[i].values);
+      if (!c_.objective) CheckNoOutputGradient(i);
+    }
+  }
+
+  void CheckNan() {
+    for (size_t i = 0; i < c_.inputs.size(); ++i) {
+      if (c_.inputs[i].dtype != XH_F32 && c_.inputs[i].dtype != XH_BF16) continue;
+      if (!Bit(c_.differentiable, i)) continue;
+      Case poisoned = c_;
+      poisoned.inputs[i].values[poisoned.inputs[i].values.size() / 2] = std::numeric_limits<double>::quiet_NaN();
+      Checker run(poisoned);
+      bool seen = false;
+      for (const Arg& output : run.Run(XH_INFER, c_.threads)) {
+        for (double value : output.values) seen = seen || std::isnan(value);
+      }
+      EXPECT_TRUE(seen) << "a NaN in input " << i << " does not show";
+    }
+  }
+
+ private:
+  std::vector<Arg> Run(xh_pass pass, int threads) {
+    Op op(c_.op, threads);
+    return RunWith(op, pass);
+  }
+
+  std::vector<Arg> RunWith(Op& op, xh_pass pass) {
+    SetParams(&op);
+    std::vector<Arg> args = c_.inputs;
+    args.insert(args.end(), c_.outputs.begin(), c_.outputs.end());
+    MustRun(op, pass, &args);
+    return {args.begin() + static_cast<int64_t>(c_.inputs.size()), args.end()};
+  }
+
+  void SetParams(Op* op) const { op->SetParams(c_.params); }
+
+  // FORWARD and BACKWARD on one op; returns the input gradients.
+  std::vector<Arg> Backward(const std::vector<Arg>& wanted, const std::vector<Arg>& output_gradients) {
+    Op op(c_.op, c_.threads);
+    const std::vector<Arg> outputs = RunWith(op, XH_FORWARD);
+    std::vector<Arg> args;
+    for (size_t i = 0; i < c_.inputs.size(); ++i) args.push_back(Bit(c_.needs_inputs, i) ? c_.inputs[i] : Absent());
+    for (size_t i = 0; i < outputs.size(); ++i) args.push_back(Bit(c_.needs_outputs, i) ? outputs[i] : Absent());
+    args.insert(args.end(), output_gradients.begin(), output_gradients.end());
+    args.insert(args.end(), wanted.begin(), wanted.end());
+    MustRun(op, XH_BACKWARD, &args);
+    return {args.end() - static_cast<int64_t>(c_.inputs.size()), args.end()};
+  }
+
+  Arg Gradient(size_t i) const {
+    Arg gradient = c_.inputs[i];
+    gradient.values.clear();
+    if (Bit(c_.parameters, i)) gradient.dtype = XH_F32;
+    return gradient;
+  }
+
+  double Objective(const std::vector<Doubles>& inputs) const {
+    if (c_.objective) return c_.objective(inputs);
+    const std::vector<Doubles> outputs = c_.forward(inputs);
+    double sum = 0.0;
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      if (c_.outputs[i].dtype != 0) sum += Dot(outputs[i], weights_[i].values);
+    }
+    return sum;
+  }
+
+  // Central difference of the objective along `direction` in input i.
+  double Slope(size_t i, const Doubles& direction) const {
+    constexpr double kStep = 1e-5;
+    double sides[2];
+    for (int side = 0; side < 2; ++side) {
+      std::vector<Doubles> inputs = ValuesOf(c_.inputs);
+      for (size_t e = 0; e < direction.size(); ++e) inputs[i][e] += (side == 0 ? kStep : -kStep) * direction[e];
+      sides[side] = Objective(inputs);
+    }
+    return (sides[0] - sides[1]) / (2.0 * kStep);
+  }
+
+  void Compare(size_t i, const Doubles& gradient) const {
+    const size_t n = gradient.size();
+    if (n <= static_cast<size_t>(kElementwise)) {
+      Doubles expected(n);
+      for (size_t e = 0; e < n; ++e) {
+        Doubles direction(n, 0.0);
+        direction[e] = 1.0;
+        expected[e] = Slope(i, direction);
+      }
+      EXPECT_LE(RelativeError(gradient, expected), c_.gradient_tolerance) << "gradient of input " << i;
+      return;
+    }
+    // Along the gradient itself the slope is its squared norm; random signs catch what is missing from it.
+    const double norm = std::sqrt(Dot(gradient, gradient));
+    ASSERT_GT(norm, 0.0) << "gradient of input " << i << " is zero";
+    Doubles unit = gradient;
+    for (double& x : unit) x /= norm;
+    EXPECT_NEAR(Slope(i, unit) / norm, 1.0, c_.gradient_tolerance) << "gradient of input " << i;
+    std::mt19937 generator(77);
+    for (int trial = 0; trial < 6; ++trial) {
+      Doubles signs(n);
+      for (double& x : signs) x = generator() % 2 == 0 ? 1.0 : -1.0;
+      EXPECT_NEAR((Dot(gradient, signs) - Slope(i, signs)) / norm, 0.0, 3.0 * c_.gradient_tolerance)
+          << "gradient of input " << i;
+    }
+  }
+
+  // Wanting one gradient gives what wanting all gave.
+  void CheckAlone(size_t i, const Doubles& expected) {
+    std::vector<Arg> wanted(c_.inputs.size());
+    wanted[i] = Gradient(i);
+    EXPECT_EQ(Backward(wanted, weights_)[i].values, expected) << "gradient of input " << i << " alone";
+  }
+
+  void CheckAccumulate(size_t i, const Doubles& gradient) {
+    std::vector<Arg> wanted(c_.inputs.size());
+    const Arg before = Random(Gradient(i).dtype, c_.inputs[i].shape, 5);
+    wanted[i] = Added(Gradient(i), before.values);
+    Doubles expected = gradient;
+    for (size_t e = 0; e < expected.size(); ++e) expected[e] += before.values[e];
+    const double tolerance = Gradient(i).dtype == XH_BF16 ? 1e-2 : 1e-5;
+    EXPECT_LE(RelativeError(Backward(wanted, weights_)[i].values, expected), tolerance)
+        << "accumulated gradient of input " << i;
+  }
+
+  void CheckNoOutputGradient(size_t i) {
+    std::vector<Arg> wanted(c_.inputs.size());
+    wanted[i] = Gradient(i);
+    const std::vector<Arg> none(c_.outputs.size());
+    const Doubles zero(static_cast<size_t>(c_.inputs[i].size()), 0.0);
+    EXPECT_EQ(Backward(wanted, none)[i].values, zero) << "gradient of input " << i << " without an output gradient";
+  }
+
+  Case c_;
+  std::vector<Arg> weights_;
+  std::vector<Arg> outputs_;
+};
+
+}  // namespace
+
+void UseBf16Tolerance(Case* c) { c->tolerance = c->gradient_tolerance = 1e-2; }
+
+void CheckOp(const Case& c) {
+  Checker checker(c);
+  checker.CheckForward();
+  if (c.differentiable != 0) checker.CheckBackward();
+  checker.CheckNan();
+}
+
+}  // namespace xh::test

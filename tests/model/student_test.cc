@@ -1,0 +1,230 @@
+// Students: what mixers of each kind compute, and that reading whole, in pieces and token by token is the same.
+#include "core/generate/session.h"
+#include "tests/model/model_fixture.h"
+
+namespace xh::test {
+namespace {
+
+using nlohmann::json;
+
+constexpr const char* kTeachers[] = {"hf_llama", "hf_llama3_rope_tied", "hf_qwen2"};
+
+std::vector<int32_t> FirstSequence(const std::string& teacher) {
+  std::vector<int32_t> ids = ExpectedIds(teacher, "input_ids");
+  ids.resize(45);
+  return ids;
+}
+
+TEST(Student, WithAttentionInEveryLayerIsTheTeacher) {
+  for (const char* name : kTeachers) {
+    auto teacher = LoadTeacher(name);
+    auto student = MakeStudent(*teacher, {{"kind", "attention"}});
+    const std::vector<int32_t> ids = ExpectedIds(name, "input_ids");
+    EXPECT_EQ(Forward(*student, ids, 2).logits, Forward(*teacher, ids, 2).logits) << name;
+  }
+}
+
+TEST(Student, WithAWindowOfTheWholeSequenceIsTheTeacher) {
+  for (const char* name : kTeachers) {
+    auto teacher = LoadTeacher(name);
+    const std::vector<int32_t> ids = ExpectedIds(name, "input_ids");
+    const std::vector<float> want = Forward(*teacher, ids, 2).logits;
+    for (int window : {45, 46, 512}) {
+      auto student = MakeStudent(*teacher, {{"kind", "window"}, {"window", window}});
+      // The same sums in another order at most: f32 rounding.
+      EXPECT_LE(RelativeError(Forward(*student, ids, 2).logits, want), 1e-6) << name << " " << window;
+    }
+  }
+}
+
+TEST(Student, WithAShortWindowIsNotTheTeacher) {
+  auto teacher = LoadTeacher("hf_llama");
+  const std::vector<int32_t> ids = ExpectedIds("hf_llama", "input_ids");
+  auto student = MakeStudent(*teacher, {{"kind", "window"}, {"window", 8}});
+  EXPECT_GE(RelativeError(Forward(*student, ids, 2).logits, Forward(*teacher, ids, 2).logits), 1e-2);
+}
+
+TEST(Student, SeesSinksBesidesItsWindow) {
+  auto teacher = LoadTeacher("hf_llama");
+  std::vector<int32_t> ids = FirstSequence("hf_llama");
+  auto with_sinks = MakeStudent(*teacher, {{"kind", "window"}, {"window", 8}, {"sinks", 4}});
+  auto without = MakeStudent(*teacher, {{"kind", "window"}, {"window", 8}, {"sinks", 0}});
+  const std::vector<float> before[] = {Forward(*with_sinks, ids, 1).logits, Forward(*without, ids, 1).logits};
+  ids[1] = (ids[1] + 1) % 160;
+  // Three layers carry what a token saw at most 3 * 7 positions further.
+  EXPECT_NE(RowOf(Forward(*with_sinks, ids, 1).logits, 44, 160), RowOf(before[0], 44, 160));
+  EXPECT_EQ(RowOf(Forward(*without, ids, 1).logits, 44, 160), RowOf(before[1], 44, 160));
+}
+
+TEST(Student, HasNoFutureInAnyKind) {
+  auto teacher = LoadTeacher("hf_qwen2");
+  for (const char* kind : {"hybrid", "attention", "window", "mlstm"}) {
+    auto student = MakeStudent(*teacher, {{"kind", kind}, {"window", 8}});
+    std::vector<int32_t> ids = FirstSequence("hf_qwen2");
+    const std::vector<float> before = Forward(*student, ids, 1).logits;
+    ids[40] = (ids[40] + 1) % 160;
+    const std::vector<float> after = Forward(*student, ids, 1).logits;
+    EXPECT_EQ(RowOf(after, 39, 160), RowOf(before, 39, 160)) << kind;
+    EXPECT_NE(RowOf(after, 40, 160), RowOf(before, 40, 160)) << kind;
+  }
+}
+
+TEST(Student, WithTheGateNearlyClosedIsItsWindow) {
+  auto teacher = LoadTeacher("hf_llama");
+  const std::vector<int32_t> ids = ExpectedIds("hf_llama", "input_ids");
+  auto config = StudentConfig(teacher->config, {{"window", 8}, {"output_gate_bias", -40}});
+  ASSERT_TRUE(config.ok()) << config.status();
+  auto closed = std::make_shared<Model>(*teacher);
+  closed->config = *config;
+  for (const ParameterSpec& spec : ParametersOf(*config)) {
+    if (spec.init != Init::kFromTeacher) {
+      closed->weights[spec.name] = NewWeight(*teacher, spec.shape, *InitialValue(spec));
+    }
+  }
+  auto window = MakeStudent(*teacher, {{"kind", "window"}, {"window", 8}});
+  EXPECT_LE(RelativeError(Forward(*closed, ids, 2).logits, Forward(*window, ids, 2).logits), 1e-6);
+}
+
+// ---- whole, in pieces, token by token ----
+
+struct Variant {
+  const char* teacher;
+  json options;
+};
+
+std::vector<Variant> Variants() {
+  std::vector<Variant> variants;
+  for (const char* teacher : kTeachers) {
+    for (const char* kind : {"hybrid", "mlstm"}) {
+      for (const char* map : {"softmax", "hedgehog", "none"}) {
+        variants.push_back({teacher, {{"kind", kind}, {"feature_map", map}, {"window", 8}}});
+      }
+    }
+    variants.push_back({teacher, {{"kind", "attention"}}});
+    variants.push_back({teacher, {{"kind", "window"}, {"window", 8}}});
+    variants.push_back({teacher, {{"kind", "window"}, {"window", 1}, {"sinks", 0}}});
+    variants.push_back({teacher, {{"feature_map", "softmax"}, {"features", 24}, {"window", 5}, {"sinks", 3}}});
+    json mixed = {{"window", 6}, {"layers", json::array()}};
+    mixed["layers"].push_back({{"layer", 1}, {"kind", "attention"}});
+    mixed["layers"].push_back({{"layer", 2}, {"kind", "window"}, {"window", {7, 0}}});
+    variants.push_back({teacher, mixed});
+  }
+  return variants;
+}
+
+std::vector<float> FedInPieces(const std::shared_ptr<const Model>& model, const std::vector<int32_t>& ids,
+                               const std::vector<int64_t>& pieces) {
+  auto session = Session::Open(model, 64);
+  EXPECT_TRUE(session.ok()) << session.status();
+  const int32_t* next = ids.data();
+  for (int64_t piece : pieces) {
+    const Status fed = (*session)->Feed(next, piece);
+    EXPECT_TRUE(fed.ok()) << fed;
+    next += piece;
+  }
+  EXPECT_EQ((*session)->position(), next - ids.data());
+  auto logits = (*session)->Logits();
+  EXPECT_TRUE(logits.ok()) << logits.status();
+  return logits.ok() ? **logits : std::vector<float>();
+}
+
+TEST(Session, ReadsTheSameWholeInPiecesAndTokenByToken) {
+  for (const Variant& variant : Variants()) {
+    SCOPED_TRACE(absl::StrCat(variant.teacher, " ", variant.options.dump()));
+    auto student = MakeStudent(*LoadTeacher(variant.teacher), variant.options);
+    const std::vector<int32_t> ids = FirstSequence(variant.teacher);
+    const std::vector<float> whole = RowOf(Forward(*student, ids, 1).logits, 44, 160);
+    EXPECT_LE(RelativeError(FedInPieces(student, ids, {45}), whole), 1e-5);
+    EXPECT_LE(RelativeError(FedInPieces(student, ids, {3, 17, 1, 24}), whole), 1e-5);
+    EXPECT_LE(RelativeError(FedInPieces(student, ids, std::vector<int64_t>(45, 1)), whole), 1e-5);
+  }
+}
+
+TEST(Student, MayKeepAHeadAtUnlimitedWindow) {
+  auto teacher = LoadTeacher("hf_llama");
+  auto student = MakeStudent(*teacher, {{"kind", "window"}, {"layers", {{{"layer", 0}, {"window", {8, 0}}}}}});
+  EXPECT_EQ(student->config.mixers[0].windows, (std::vector<int32_t>{8, 0}));
+  EXPECT_EQ(student->config.mixers[1].windows, (std::vector<int32_t>{512, 512}));
+}
+
+// ---- options and starting values ----
+
+TEST(StudentConfig, TakesTheDocumentedDefaults) {
+  auto teacher = LoadTeacher("hf_llama");
+  auto config = StudentConfig(teacher->config, json::object());
+  ASSERT_TRUE(config.ok()) << config.status();
+  for (const MixerConfig& mixer : config->mixers) {
+    EXPECT_EQ(mixer.kind, "hybrid");
+    EXPECT_EQ(mixer.feature_map, "softmax");
+    EXPECT_EQ(mixer.features, teacher->config.head_dim);
+    EXPECT_EQ(mixer.windows, (std::vector<int32_t>{512, 512}));
+    EXPECT_EQ(mixer.sinks, 4);
+  }
+}
+
+TEST(StudentConfig, RefusesWhatIsNotAllowed) {
+  const ModelConfig teacher = LoadTeacher("hf_llama")->config;
+  const struct {
+    json options;
+    xh_code code;
+    const char* part;
+  } cases[] = {
+      {{{"kind", "lstm"}}, XH_INVALID_ARGUMENT, "\"kind\" is \"lstm\"; allowed: \"hybrid\""},
+      {{{"windows", 8}}, XH_INVALID_ARGUMENT, "unknown \"windows\" (did you mean \"window\"?)"},
+      {{{"feature_map", "relu"}}, XH_INVALID_ARGUMENT, "\"feature_map\" is \"relu\""},
+      {{{"features", -1}}, XH_INVALID_ARGUMENT, "\"features\" is -1"},
+      {{{"window", -8}}, XH_INVALID_ARGUMENT, "\"window\" is -8"},
+      {{{"window", 0}}, XH_UNSUPPORTED, "allowed with \"hybrid\": at least 1"},
+      {{{"window", {8, 8, 8}}}, XH_INVALID_ARGUMENT, "\"windows\" has 3 numbers; allowed: one a key/value head (2)"},
+      {{{"sinks", 1e12}}, XH_INVALID_ARGUMENT, "\"sinks\""},
+      {{{"layers", 3}}, XH_INVALID_ARGUMENT, "\"layers\" is not a list"},
+      {{{"layers", {{{"layer", 3}}}}}, XH_INVALID_ARGUMENT, "\"layer\" is 3; allowed: integer from 0 to 2"},
+      {{{"layers", {{{"kind", "attention"}}}}}, XH_INVALID_ARGUMENT, "\"layer\" is missing"},
+      {{{"layers", {{{"layer", 1}}, {{"layer", 1}}}}}, XH_INVALID_ARGUMENT, "names layer 1 twice"},
+      {{{"layer", 1}}, XH_INVALID_ARGUMENT, "outside of \"layers\""},
+  };
+  for (const auto& bad : cases) {
+    EXPECT_THAT(StudentConfig(teacher, bad.options), FailsWith(bad.code, bad.part)) << bad.options;
+  }
+}
+
+TEST(InitialValue, IsThatOfTheSpecification) {
+  const ModelConfig teacher = LoadTeacher("hf_llama")->config;  // 4 heads of 16
+  auto values = [&](const json& options, const std::string& suffix) {
+    auto config = StudentConfig(teacher, options);
+    for (const ParameterSpec& spec : ParametersOf(*config)) {
+      if (spec.name == "model.layers.1.self_attn.xlstm." + suffix) return *InitialValue(spec);
+    }
+    return std::vector<float>();
+  };
+  const json defaults = json::object();
+  EXPECT_EQ(values(defaults, "forget_gate.bias"), (std::vector<float>{3, 4, 5, 6}));
+  EXPECT_EQ(values(defaults, "input_gate.bias"), std::vector<float>(4, 0));
+  EXPECT_EQ(values(defaults, "output_gate.bias"), std::vector<float>(4, -2));
+  EXPECT_EQ(values(defaults, "output_gate.weight"), std::vector<float>(4 * 48, 0));
+  std::vector<float> identity(4 * 16 * 16, 0);
+  for (int i = 0; i < 4 * 16; ++i) identity[i * 16 + i % 16] = 1;
+  EXPECT_EQ(values(defaults, "key_features.weight"), identity);
+  for (float& value : identity) value *= 2;
+  EXPECT_EQ(values({{"feature_map", "hedgehog"}}, "query_features.weight"), identity);
+  EXPECT_TRUE(values({{"feature_map", "none"}}, "query_features.weight").empty());
+}
+
+TEST(InitialValue, OfMoreFeaturesIsRandomButAlwaysTheSame) {
+  ParameterSpec spec{"model.layers.0.self_attn.xlstm.query_features.weight", {4, 16, 256}, Init::kIdentity, 2};
+  const std::vector<float> values = *InitialValue(spec);
+  double sum = 0, squares = 0;
+  for (float value : values) {
+    sum += value;
+    squares += static_cast<double>(value) * value;
+  }
+  const double count = static_cast<double>(values.size());
+  EXPECT_NEAR(sum / count, 0, 0.02);                   // N(0, 4/16): a standard error of 0.004
+  EXPECT_NEAR(squares / count, 4.0 / 16, 0.01);        // a standard error of 0.003
+  EXPECT_EQ(values, *InitialValue(spec));
+  spec.name = "model.layers.0.self_attn.xlstm.key_features.weight";
+  EXPECT_NE(values, *InitialValue(spec));
+}
+
+}  // namespace
+}  // namespace xh::test
