@@ -28,37 +28,101 @@ StatusOr<json> ValueOf(const xh_option& option) {
   }
 }
 
-// The limits of a number in a schema entry.
-double Limit(const json& entry, const char* name, double otherwise) { return entry.value(name, otherwise); }
+// What a type takes, in words, and whether a value is of it.
+struct OptionType {
+  const char* name;
+  const char* allowed;
+  bool (*fits)(const json& value);
+};
 
-StatusOr<json> CheckList(const json& value, bool numbers, const std::string& name, const std::string& where) {
-  bool fits = value.is_array() && std::all_of(value.begin(), value.end(), [&](const json& item) {
-                return numbers ? item.is_number() : item.is_string();
-              });
-  if (fits) return value;
-  return InvalidArgument(where, ": \"", name, "\" is ", value.dump(-1, ' ', false, json::error_handler_t::replace),
-                         "; allowed: a list of ", numbers ? "numbers" : "texts");
+bool IsListOf(const json& value, bool (*fits)(const json&)) {
+  return value.is_array() && std::all_of(value.begin(), value.end(), fits);
+}
+bool IsText(const json& value) { return value.is_string(); }
+bool IsNumber(const json& value) { return value.is_number(); }
+bool IsTexts(const json& value) { return IsListOf(value, IsText); }
+
+constexpr OptionType kTypes[] = {
+    {"text", "a text", IsText},
+    {"int", "an integer", [](const json& value) { return value.is_number_integer(); }},
+    {"real", "a number", IsNumber},
+    {"bool", "true or false", [](const json& value) { return value.is_boolean(); }},
+    {"reals", "a list of numbers", [](const json& value) { return IsListOf(value, IsNumber); }},
+    {"texts", "a list of texts", IsTexts},
+    {"object", "an object", [](const json& value) { return value.is_object(); }},
+    {"list", "a list", [](const json& value) { return value.is_array(); }},
+};
+
+const OptionType* FindType(const std::string& name) {
+  for (const OptionType& type : kTypes) {
+    if (name == type.name) return &type;
+  }
+  return nullptr;
+}
+
+// A field of a schema entry that may be missing but not be of another type.
+bool FitsWherePresent(const json& entry, const char* name, bool (*fits)(const json&)) {
+  return !entry.contains(name) || fits(entry[name]);
+}
+
+Status CheckEntry(const json& entry, const std::string& where) {
+  if (!entry.is_object() || !entry.contains("name") || !entry["name"].is_string() || !entry.contains("type") ||
+      !entry["type"].is_string()) {
+    return Internal(where, ": an entry of the options schema has no name or no type");
+  }
+  const std::string name = entry["name"].get<std::string>();
+  const OptionType* type = FindType(entry["type"].get<std::string>());
+  if (type == nullptr) {
+    return Internal(where, ": the schema of option \"", name, "\" has the unknown type \"",
+                    entry["type"].get<std::string>(), "\"");
+  }
+  const bool fits = FitsWherePresent(entry, "help", IsText) && FitsWherePresent(entry, "choices", IsTexts) &&
+                    FitsWherePresent(entry, "min", IsNumber) && FitsWherePresent(entry, "max", IsNumber) &&
+                    FitsWherePresent(entry, "default", type->fits);
+  if (!fits) {
+    return Internal(where, ": the schema of option \"", name,
+                    "\" has a default, min, max, choices or help of another type");
+  }
+  return absl::OkStatus();
+}
+
+StatusOr<json> ParseSchema(const std::string& schema, const std::string& where) {
+  if (schema.empty()) return json::array();
+  StatusOr<json> parsed = ParseJson(schema, absl::StrCat(where, " (its options schema)"));
+  if (!parsed.ok()) return Internal(parsed.status().message());
+  if (!parsed->is_object() || !parsed->contains("options") || !(*parsed)["options"].is_array()) {
+    return Internal(where, ": the options schema has no list \"options\"");
+  }
+  for (const json& entry : (*parsed)["options"]) XH_RETURN_IF_ERROR(CheckEntry(entry, where));
+  return (*parsed)["options"];
+}
+
+// A limit of a number, in the type of that number.
+double Limit(const json& entry, const char* name, double otherwise) {
+  return entry.contains(name) ? entry[name].get<double>() : otherwise;
 }
 
 // One option checked by its type. `fields` reads it with messages that name what is allowed.
 StatusOr<json> CheckValue(const json& entry, JsonFields& fields, const std::string& where) {
-  const std::string name = entry.at("name"), type = entry.at("type");
-  if (type == "int") {
+  const std::string name = entry["name"].get<std::string>();
+  const OptionType& type = *FindType(entry["type"].get<std::string>());
+  const std::string type_name = type.name;
+  if (type_name == "int") {
     constexpr double kMost = 9007199254740992.0;  // 2^53
     XH_ASSIGN_OR_RETURN(int64_t value, fields.Int(name, static_cast<int64_t>(Limit(entry, "min", -kMost)),
                                                   static_cast<int64_t>(Limit(entry, "max", kMost))));
     return json(value);
   }
-  if (type == "real") {
+  if (type_name == "real") {
     constexpr double kMost = std::numeric_limits<double>::max();
     XH_ASSIGN_OR_RETURN(double value, fields.Real(name, Limit(entry, "min", -kMost), Limit(entry, "max", kMost)));
     return json(value);
   }
-  if (type == "bool") {
+  if (type_name == "bool") {
     XH_ASSIGN_OR_RETURN(bool value, fields.Bool(name));
     return json(value);
   }
-  if (type == "text") {
+  if (type_name == "text") {
     StatusOr<std::string> value = entry.contains("choices")
                                       ? fields.Choice(name, entry["choices"].get<std::vector<std::string>>())
                                       : fields.Text(name);
@@ -66,10 +130,15 @@ StatusOr<json> CheckValue(const json& entry, JsonFields& fields, const std::stri
     return json(*value);
   }
   const json& value = *fields.Get(name);
-  if (type == "reals" || type == "texts") return CheckList(value, type == "reals", name, where);
-  if (type == "object" && !value.is_object()) return InvalidArgument(where, ": \"", name, "\" must be an object");
-  if (type == "list" && !value.is_array()) return InvalidArgument(where, ": \"", name, "\" must be a list");
-  return value;
+  if (type.fits(value)) return value;
+  return InvalidArgument(where, ": \"", name, "\" is ", value.dump(-1, ' ', false, json::error_handler_t::replace),
+                         "; allowed: ", type.allowed);
+}
+
+// A default in the type of its option: 0 may stand for 0.0 in a schema.
+json DefaultOf(const json& entry) {
+  const json& value = entry["default"];
+  return entry["type"] == "real" ? json(value.get<double>()) : value;
 }
 
 }  // namespace
@@ -94,28 +163,22 @@ StatusOr<json> OptionsToJson(const xh_option* options, int64_t count, const std:
   return object;
 }
 
+Status CheckSchema(const std::string& schema, const std::string& where) { return ParseSchema(schema, where).status(); }
+
 StatusOr<json> CheckOptions(const std::string& schema, const json& given, const std::string& where) {
-  json entries = json::array();
-  if (!schema.empty()) {
-    XH_ASSIGN_OR_RETURN(json parsed, ParseJson(schema, absl::StrCat(where, " (its options schema)")));
-    if (!parsed.is_object() || !parsed.contains("options") || !parsed["options"].is_array()) {
-      return Internal(where, ": the options schema has no list \"options\"");
-    }
-    entries = parsed["options"];
-  }
+  XH_ASSIGN_OR_RETURN(const json entries, ParseSchema(schema, where));
   JsonFields fields(&given, where);
   json checked = json::object();
   for (const json& entry : entries) {
-    if (!entry.is_object() || !entry.contains("name") || !entry.contains("type")) {
-      return Internal(where, ": an entry of the options schema has no name or type");
-    }
-    const std::string name = entry["name"];
+    const std::string name = entry["name"].get<std::string>();
     if (fields.Has(name)) {
       XH_ASSIGN_OR_RETURN(checked[name], CheckValue(entry, fields, where));
     } else if (entry.contains("default")) {
-      checked[name] = entry["default"];
+      checked[name] = DefaultOf(entry);
     } else {
-      return InvalidArgument(where, ": \"", name, "\" is missing (", entry.value("help", ""), ")");
+      return InvalidArgument(where, ": \"", name,
+                             "\" is missing; allowed: ", FindType(entry["type"].get<std::string>())->allowed,
+                             entry.contains("help") ? absl::StrCat(" (", entry["help"].get<std::string>(), ")") : "");
     }
   }
   XH_RETURN_IF_ERROR(fields.NoOthers());

@@ -17,6 +17,10 @@ namespace xh {
 StatusOr<nlohmann::json> OptionsToJson(const xh_option* options, int64_t count,
                                        const std::vector<std::string>& repeatable = {});
 
+// Checks a schema text itself: Internal, naming the entry, when it does not have the form below. "" has no options.
+// Types: "text", "int", "real", "bool", "reals", "texts" (lists), "object" and "list" (any JSON inside).
+Status CheckSchema(const std::string& schema, const std::string& where);
+
 // Checks `given` (an object) against a schema text {"options": [{"name", "type", "default"?, "min"?, "max"?,
 // "choices"?, "help"}]} and returns it with every default filled in. `where` opens the messages: `merge.ties: "density"
 // is 2; allowed: real from 0 to 1`.

@@ -1,5 +1,7 @@
 #include "core/plugin_check.h"
 
+#include "core/options.h"
+
 namespace xh {
 namespace {
 
@@ -30,8 +32,9 @@ Status CheckStage(const xh_stage_table& t) {
   if ((t.save == nullptr) != (t.restore == nullptr)) {
     return Incompatible("xh_stage_table has only one of save and restore");
   }
-  return CheckSlots("xh_stage_table",
-                    {XH_SLOT(t, options_schema), XH_SLOT(t, open), XH_SLOT(t, declare), XH_SLOT(t, close)});
+  XH_RETURN_IF_ERROR(CheckSlots(
+      "xh_stage_table", {XH_SLOT(t, options_schema), XH_SLOT(t, open), XH_SLOT(t, declare), XH_SLOT(t, close)}));
+  return CheckSchema(t.options_schema, "xh_stage_table.options_schema");
 }
 
 Status CheckMerge(const xh_merge_table& t) {
@@ -40,8 +43,12 @@ Status CheckMerge(const xh_merge_table& t) {
   if ((t.traits & XH_MERGE_TWO_PASS) != 0 && t.observe == nullptr) {
     return Incompatible("xh_merge_table.observe is NULL in a two-pass merge");
   }
-  return CheckSlots("xh_merge_table",
-                    {XH_SLOT(t, options_schema), XH_SLOT(t, open), XH_SLOT(t, combine), XH_SLOT(t, close)});
+  if (t.min_models < 1 || t.max_models < 0 || (t.max_models != 0 && t.max_models < t.min_models)) {
+    return Incompatible("xh_merge_table takes ", t.min_models, " to ", t.max_models, " models");
+  }
+  XH_RETURN_IF_ERROR(CheckSlots(
+      "xh_merge_table", {XH_SLOT(t, options_schema), XH_SLOT(t, open), XH_SLOT(t, combine), XH_SLOT(t, close)}));
+  return CheckSchema(t.options_schema, "xh_merge_table.options_schema");
 }
 
 Status CheckText(const xh_text_table& t) {
@@ -95,6 +102,7 @@ Status CheckPlugin(const xh_plugin& plugin) {
   if (plugin.version == nullptr || plugin.license == nullptr) {
     return Incompatible("xh_plugin.version or .license of ", plugin.name, " is NULL");
   }
+  if (plugin.score < 0) return Incompatible("xh_plugin.score of ", plugin.name, " is ", plugin.score);
   if (plugin.table == nullptr) return Incompatible("xh_plugin.table of ", plugin.name, " is NULL");
   return Annotate(CheckTable(plugin), plugin.name);
 }

@@ -20,6 +20,13 @@ namespace {
 
 constexpr int32_t kMostPluginsOfALibrary = 64;
 
+// Which text plugin reads a file, to be named when it is missing.
+struct KnownReader {
+  const char* file;
+  const char* plugin;
+};
+constexpr KnownReader kKnownReaders[] = {{"tokenizer.model", "sentencepiece"}, {"tokenizer.json", "huggingface"}};
+
 // The directory xhybrid/ beside the library (or program) that holds this code.
 std::string OwnPluginDirectory() {
   Dl_info info{};
@@ -31,7 +38,7 @@ std::string OwnPluginDirectory() {
 
 // Places in search order, without those that are empty or come twice.
 std::vector<std::string> SearchPlaces(const std::string& plugin_path) {
-  const char* environment = std::getenv("XHYBRID_PLUGIN_PATH");
+  const char* environment = secure_getenv("XHYBRID_PLUGIN_PATH");
   std::vector<std::string> candidates = absl::StrSplit(plugin_path, ':');
   for (const auto& place : absl::StrSplit(environment != nullptr ? environment : "", ':')) {
     candidates.emplace_back(place);
@@ -129,6 +136,14 @@ Registry Registry::Load(const std::string& plugin_path) {
   return registry;
 }
 
+std::string Registry::Sought() const {
+  return absl::StrCat("sought in: ", attempts_.empty()
+                                         ? "nowhere"
+                                         : absl::StrJoin(attempts_, ", ", [](auto* out, const LoadAttempt& attempt) {
+                                             absl::StrAppend(out, attempt.path, " (", attempt.outcome, ")");
+                                           }));
+}
+
 StatusOr<const xh_plugin*> Registry::Find(xh_plugin_kind kind, const std::string& name) const {
   std::vector<std::string> present;
   for (const LoadedPlugin& loaded : plugins_) {
@@ -136,52 +151,68 @@ StatusOr<const xh_plugin*> Registry::Find(xh_plugin_kind kind, const std::string
     if (name == loaded.plugin->name) return loaded.plugin;
     present.emplace_back(loaded.plugin->name);
   }
-  std::vector<std::string> sought;
-  for (const LoadAttempt& attempt : attempts_) sought.push_back(absl::StrCat(attempt.path, " (", attempt.outcome, ")"));
-  return NotFound("there is no ", PluginKindName(kind), " plugin \"", name,
-                  "\"; there are: ", present.empty() ? "none" : absl::StrJoin(present, ", "),
-                  "; sought in: ", sought.empty() ? "nowhere" : absl::StrJoin(sought, ", "));
+  return NotFound("there is no ", PluginKindName(kind),
+                  name.empty() ? " plugin" : absl::StrCat(" plugin \"", name, "\""),
+                  "; there are: ", present.empty() ? "none" : absl::StrJoin(present, ", "), "; ", Sought());
+}
+
+StatusOr<const void*> Registry::FindTable(xh_plugin_kind kind, const std::string& name) const {
+  XH_ASSIGN_OR_RETURN(const xh_plugin* plugin, Find(kind, name));
+  if (plugin->score > 0) return plugin->table;
+  return Unsupported("the ", PluginKindName(kind), " plugin \"", name, "\" cannot run here: ",
+                     plugin->unavailable != nullptr ? plugin->unavailable : "it gives no reason");
 }
 
 StatusOr<const xh_backend*> Registry::FindBackend(const std::string& name) const {
-  const xh_plugin* best = nullptr;
-  if (name.empty()) {
-    for (const LoadedPlugin& loaded : plugins_) {
-      const xh_plugin* plugin = loaded.plugin;
-      if (plugin->kind == XH_PLUGIN_BACKEND && plugin->score > (best != nullptr ? best->score : 0)) best = plugin;
-    }
+  std::string best = name;
+  int32_t score = -1;
+  for (const LoadedPlugin& loaded : plugins_) {
+    const xh_plugin* plugin = loaded.plugin;
+    if (!name.empty() || plugin->kind != XH_PLUGIN_BACKEND || plugin->score <= score) continue;
+    best = plugin->name;
+    score = plugin->score;
   }
-  if (best == nullptr) {
-    XH_ASSIGN_OR_RETURN(best, Find(XH_PLUGIN_BACKEND, name));
-  }
-  if (best->score == 0) {
-    return Unsupported("the ", best->name, " backend cannot run here: ",
-                       best->unavailable != nullptr ? best->unavailable : "it gives no reason");
-  }
-  return static_cast<const xh_backend*>(best->table);
+  XH_ASSIGN_OR_RETURN(const void* table, FindTable(XH_PLUGIN_BACKEND, best));
+  return static_cast<const xh_backend*>(table);
 }
 
 StatusOr<const xh_stage_table*> Registry::FindStage(const std::string& name) const {
-  XH_ASSIGN_OR_RETURN(const xh_plugin* plugin, Find(XH_PLUGIN_STAGE, name));
-  return static_cast<const xh_stage_table*>(plugin->table);
+  XH_ASSIGN_OR_RETURN(const void* table, FindTable(XH_PLUGIN_STAGE, name));
+  return static_cast<const xh_stage_table*>(table);
 }
 
 StatusOr<const xh_merge_table*> Registry::FindMerge(const std::string& name) const {
-  XH_ASSIGN_OR_RETURN(const xh_plugin* plugin, Find(XH_PLUGIN_MERGE, name));
-  return static_cast<const xh_merge_table*>(plugin->table);
+  XH_ASSIGN_OR_RETURN(const void* table, FindTable(XH_PLUGIN_MERGE, name));
+  return static_cast<const xh_merge_table*>(table);
 }
 
 StatusOr<const xh_plugin*> Registry::FindText(const std::vector<std::string>& files) const {
-  std::vector<std::string> readable;
+  auto present = [&](const std::string& file) { return std::find(files.begin(), files.end(), file) != files.end(); };
+  const xh_plugin* best = nullptr;
+  std::vector<std::string> installed;
   for (const LoadedPlugin& loaded : plugins_) {
-    if (loaded.plugin->kind != XH_PLUGIN_TEXT) continue;
-    const std::string main_file = static_cast<const xh_text_table*>(loaded.plugin->table)->main_file;
-    if (std::find(files.begin(), files.end(), main_file) != files.end()) return loaded.plugin;
-    readable.push_back(absl::StrCat(loaded.plugin->name, " reads ", main_file));
+    const xh_plugin* plugin = loaded.plugin;
+    if (plugin->kind != XH_PLUGIN_TEXT) continue;
+    const std::string main_file = static_cast<const xh_text_table*>(plugin->table)->main_file;
+    if (present(main_file) && plugin->score > (best != nullptr ? best->score : 0)) best = plugin;
+    installed.push_back(
+        absl::StrCat(plugin->name, " (reads ", main_file, plugin->score > 0 ? ")" : ", cannot run here)"));
   }
-  return NotFound("no text plugin reads any of the model's tokenizer files (",
-                  files.empty() ? "none" : absl::StrJoin(files, ", "),
-                  "); installed: ", readable.empty() ? "none" : absl::StrJoin(readable, ", "));
+  if (best != nullptr) return best;
+  std::vector<std::string> needed;
+  for (const KnownReader& reader : kKnownReaders) {
+    if (present(reader.file)) {
+      needed.push_back(
+          absl::StrCat(reader.file, " needs the text plugin \"", reader.plugin, "\", which is not installed"));
+    }
+  }
+  if (needed.empty()) {
+    needed.push_back(absl::StrCat("the model has no tokenizer file that a text plugin reads (it has: ",
+                                  files.empty() ? "none" : absl::StrJoin(files, ", "), ")"));
+  }
+  return NotFound(absl::StrJoin(needed, "; "),
+                  "; installed text plugins: ", installed.empty() ? "none" : absl::StrJoin(installed, ", "), "; ",
+                  Sought());
 }
 
 const char* PluginKindName(xh_plugin_kind kind) {

@@ -33,13 +33,18 @@ class Registry {
 
   // The plugin of a kind and name. When it is missing the error lists what there is and every place that was searched.
   StatusOr<const xh_plugin*> Find(xh_plugin_kind kind, const std::string& name) const;
+  // The table of one that can run here; Unsupported with the plugin's reason otherwise.
   StatusOr<const xh_backend*> FindBackend(const std::string& name) const;  // "" takes the highest score
   StatusOr<const xh_stage_table*> FindStage(const std::string& name) const;
   StatusOr<const xh_merge_table*> FindMerge(const std::string& name) const;
-  // The text plugin whose main file is among `files`.
+  // The text plugin of the highest score whose main file is among `files`. When there is none the error names the
+  // plugin that would read them.
   StatusOr<const xh_plugin*> FindText(const std::vector<std::string>& files) const;
 
  private:
+  StatusOr<const void*> FindTable(xh_plugin_kind kind, const std::string& name) const;
+  std::string Sought() const;
+
   std::vector<LoadedPlugin> plugins_;
   std::vector<LoadAttempt> attempts_;
 };
