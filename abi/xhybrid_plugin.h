@@ -322,7 +322,8 @@ typedef struct xh_merge_table {
   /* models: model_count arrays of n floats; base NULL without one. NULL slot without XH_MERGE_TWO_PASS. Observe and the
    * combines of one tensor finish before the next tensor begins. */
   xh_error* (*observe)(xh_merge* merge, const char* name, const float* const* models, const float* base, int64_t n);
-  /* Elements [first, first + n) of the tensor: pointers are already at `first`. */
+  /* Elements [first, first + n) of the tensor: pointers are already at `first`. Before any tensor is read the core asks
+   * once with n = 0 and an empty name: refuse here a number of models that does not go with the base or its absence. */
   xh_error* (*combine)(const xh_merge* merge, const char* name, const float* const* models, const float* base,
                        int64_t first, int64_t n, float* out);
   void (*close)(xh_merge* merge);

@@ -8,8 +8,9 @@
 
 namespace xh::text {
 
-// True for the templates that write each message as "<|im_start|>role\ncontent<|im_end|>\n" and nothing else; quoting
-// and white space between the tags of the template do not matter.
+// True for the templates that write each message as "<|im_start|>role\ncontent<|im_end|>\n", then the generation prompt
+// where it is asked for, and nothing else. White space and quoting inside a tag do not matter, nor does white space
+// between tags that the rendering drops (trim marks, and the line rules trim_blocks and lstrip_blocks).
 bool IsChatMl(const std::string& chat_template);
 std::string RenderChatMl(const xh_message* messages, int64_t count, bool add_generation_prompt);
 

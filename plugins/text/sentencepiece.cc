@@ -31,15 +31,22 @@ xh_error* Guard(Body body) {
   }
 }
 
-// The bytes at the end of `text` that begin a character and do not finish it.
-size_t UnfinishedBytes(const std::string& text) {
-  for (size_t back = 1; back <= 3 && back <= text.size(); ++back) {
-    const unsigned char lead = static_cast<unsigned char>(text[text.size() - back]);
-    if ((lead & 0xC0) == 0x80) continue;  // a continuation byte
-    const size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 1;
-    return length > back ? back : 0;
+// How many bytes at the start of `bytes` (not empty) form one character of UTF-8; 0 when they may yet become one by
+// more bytes, -1 when they never do.
+int CharacterBytes(const std::string& bytes) {
+  auto at = [&](size_t i) { return static_cast<unsigned char>(bytes[i]); };
+  const unsigned char lead = at(0);
+  if (lead < 0x80) return 1;
+  if (lead < 0xC2 || lead > 0xF4) return -1;
+  const size_t length = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : 2;
+  // The second byte's range keeps out overlong forms, surrogates and what lies beyond U+10FFFF.
+  const unsigned char low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+  const unsigned char high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
+  if (bytes.size() > 1 && (at(1) < low || at(1) > high)) return -1;
+  for (size_t i = 2; i < std::min(length, bytes.size()); ++i) {
+    if ((at(i) & 0xC0) != 0x80) return -1;
   }
-  return 0;
+  return bytes.size() < length ? 0 : static_cast<int>(length);
 }
 
 }  // namespace
@@ -49,13 +56,15 @@ struct xh_text {
   bool add_bos = false;
   bool add_eos = false;
   std::string chat_template;
+  std::string unknown;  // what the unknown piece decodes to
 };
 
 struct xh_text_stream {
   const xh_text* text;
-  std::string bytes;     // of byte pieces that may still become a character
-  std::string piece;     // lent to the caller
-  bool at_start = true;  // the first piece loses the space that encoding puts before a text
+  std::string bytes;       // of byte pieces that may still become a character
+  std::string piece;       // lent to the caller
+  std::vector<int> start;  // ids before the first text came out: there the library drops the space that encoding added
+  bool started = false;
 };
 
 namespace {
@@ -91,6 +100,8 @@ xh_error* OpenFiles(const xh_text_file* files, int64_t count, xh_text** out) {
     }
   }
   if (!loaded) return Error(XH_CORRUPT, "tokenizer.model holds no pieces");
+  const auto status = text->processor.Decode(std::vector<int>{text->processor.unk_id()}, &text->unknown);
+  if (!status.ok()) return Error(XH_CORRUPT, "tokenizer.model cannot decode its unknown piece: " + status.ToString());
   *out = text.release();
   return nullptr;
 }
@@ -152,39 +163,64 @@ xh_error* Special(const xh_text* text, const char* token, int32_t* id) {
 
 xh_error* StreamOpen(const xh_text* text, xh_text_stream** out) {
   return Guard([&]() -> xh_error* {
-    *out = new xh_text_stream{text, {}, {}, true};
+    *out = new xh_text_stream{text, {}, {}, {}, false};
     return nullptr;
   });
 }
 
-// What one id adds to a decoded text: its piece with "▁" as a space, its byte, or nothing for control tokens.
+constexpr char kReplacement[] = "\xEF\xBF\xBD";  // U+FFFD, as the library writes what is no character
+constexpr char kSpacePiece[] = "\xE2\x96\x81";   // U+2581 stands for a space in pieces
+
+// Moves whole characters from the front of `bytes` to `out`; with `all`, what never becomes one as well.
+void TakeCharacters(std::string* bytes, bool all, std::string* out) {
+  while (!bytes->empty()) {
+    const int length = CharacterBytes(*bytes);
+    if (length == 0 && !all) return;
+    *out += length > 0 ? bytes->substr(0, length) : kReplacement;
+    bytes->erase(0, std::max(length, 1));
+  }
+}
+
+// What a piece adds to a text that has begun.
 std::string PieceText(const xh_text& text, int32_t id) {
-  const auto& processor = text.processor;
-  if (processor.IsControl(id)) return "";
-  if (processor.IsUnknown(id)) return " \xE2\x81\x87 ";  // as the library decodes it
-  const std::string& piece = processor.IdToPiece(id);
-  if (processor.IsByte(id)) return std::string(1, static_cast<char>(std::stoi(piece.substr(3, 2), nullptr, 16)));
+  if (text.processor.IsControl(id)) return "";
+  if (text.processor.IsUnknown(id)) return text.unknown;
+  const std::string& piece = text.processor.IdToPiece(id);
   std::string out;
   for (size_t i = 0; i < piece.size();) {
-    const bool space = piece.compare(i, 3, "\xE2\x96\x81") == 0;
+    const bool space = piece.compare(i, 3, kSpacePiece) == 0;
     out += space ? ' ' : piece[i];
     i += space ? 3 : 1;
   }
   return out;
 }
 
+// The text that became complete by `id`: as decoding of all ids so far would end.
+xh_error* Advance(xh_text_stream* stream, int32_t id, std::string* out) {
+  const auto& processor = stream->text->processor;
+  if (processor.IsByte(id)) {
+    stream->bytes += static_cast<char>(std::stoi(processor.IdToPiece(id).substr(3, 2), nullptr, 16));  // "<0xE2>"
+    TakeCharacters(&stream->bytes, false, out);
+    return nullptr;
+  }
+  TakeCharacters(&stream->bytes, true, out);
+  if (stream->started || !out->empty()) {
+    *out += PieceText(*stream->text, id);
+    return nullptr;
+  }
+  if (processor.IsControl(id)) return nullptr;
+  stream->start.push_back(id);
+  const auto status = processor.Decode(stream->start, out);
+  return status.ok() ? nullptr : Error(XH_INTERNAL, "decoding failed: " + status.ToString());
+}
+
 xh_error* StreamPush(xh_text_stream* stream, int32_t id, const char** piece, int64_t* size) {
   return Guard([&]() -> xh_error* {
     if (xh_error* error = CheckId(stream->text, id)) return error;
-    std::string added = PieceText(*stream->text, id);
-    if (stream->at_start && !added.empty()) {
-      if (added[0] == ' ') added.erase(0, 1);
-      stream->at_start = false;
-    }
-    stream->bytes += added;
-    const size_t whole = stream->bytes.size() - UnfinishedBytes(stream->bytes);
-    stream->piece = stream->bytes.substr(0, whole);
-    stream->bytes.erase(0, whole);
+    std::string added;
+    if (xh_error* error = Advance(stream, id, &added)) return error;
+    stream->started = stream->started || !added.empty();
+    stream->piece = std::move(added);
     *piece = stream->piece.c_str();
     *size = static_cast<int64_t>(stream->piece.size());
     return nullptr;

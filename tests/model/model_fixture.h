@@ -19,17 +19,15 @@ namespace xh::test {
 // The process's runtime, on the backend "cpu".
 const std::shared_ptr<Runtime>& CpuRuntime();
 
-inline std::string TeacherPath(const std::string& name) {
-  return std::string(XH_TEST_DATA) + "/teachers/" + name;
-}
+inline std::string TeacherPath(const std::string& name) { return std::string(XH_TEST_DATA) + "/teachers/" + name; }
 std::shared_ptr<const Model> LoadTeacher(const std::string& name, xh_dtype dtype = 0);
 
 // A tensor of expected.safetensors beside the teacher.
 std::vector<float> ExpectedFloats(const std::string& teacher, const std::string& tensor);
 std::vector<int32_t> ExpectedIds(const std::string& teacher, const std::string& tensor);
 
-// A student of `teacher` in f32 with random values added to what its new parameters start with, so that gates and features
-// differ between heads and tokens.
+// A student of `teacher` in f32 with random values added to what its new parameters start with, so that gates and
+// features differ between heads and tokens.
 std::shared_ptr<const Model> MakeStudent(const Model& teacher, const nlohmann::json& options, uint32_t seed = 1);
 
 // A model with random weights.

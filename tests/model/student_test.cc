@@ -104,10 +104,8 @@ std::vector<Variant> Variants() {
     variants.push_back({teacher, {{"kind", "window"}, {"window", 8}}});
     variants.push_back({teacher, {{"kind", "window"}, {"window", 1}, {"sinks", 0}}});
     variants.push_back({teacher, {{"feature_map", "softmax"}, {"features", 24}, {"window", 5}, {"sinks", 3}}});
-    json mixed = {{"window", 6}, {"layers", json::array()}};
-    mixed["layers"].push_back({{"layer", 1}, {"kind", "attention"}});
-    mixed["layers"].push_back({{"layer", 2}, {"kind", "window"}, {"window", {7, 0}}});
-    variants.push_back({teacher, mixed});
+    variants.push_back({teacher, json::parse(R"({"window": 6, "layers": [
+        {"layer": 1, "kind": "attention"}, {"layer": 2, "kind": "window", "window": [7, 0]}]})")});
   }
   return variants;
 }
@@ -142,7 +140,8 @@ TEST(Session, ReadsTheSameWholeInPiecesAndTokenByToken) {
 
 TEST(Student, MayKeepAHeadAtUnlimitedWindow) {
   auto teacher = LoadTeacher("hf_llama");
-  auto student = MakeStudent(*teacher, {{"kind", "window"}, {"layers", {{{"layer", 0}, {"window", {8, 0}}}}}});
+  auto student =
+      MakeStudent(*teacher, json::parse(R"({"kind": "window", "layers": [{"layer": 0, "window": [8, 0]}]})"));
   EXPECT_EQ(student->config.mixers[0].windows, (std::vector<int32_t>{8, 0}));
   EXPECT_EQ(student->config.mixers[1].windows, (std::vector<int32_t>{512, 512}));
 }
@@ -165,26 +164,26 @@ TEST(StudentConfig, TakesTheDocumentedDefaults) {
 TEST(StudentConfig, RefusesWhatIsNotAllowed) {
   const ModelConfig teacher = LoadTeacher("hf_llama")->config;
   const struct {
-    json options;
+    const char* options;
     xh_code code;
     const char* part;
   } cases[] = {
-      {{{"kind", "lstm"}}, XH_INVALID_ARGUMENT, "\"kind\" is \"lstm\"; allowed: \"hybrid\""},
-      {{{"windows", 8}}, XH_INVALID_ARGUMENT, "unknown \"windows\" (did you mean \"window\"?)"},
-      {{{"feature_map", "relu"}}, XH_INVALID_ARGUMENT, "\"feature_map\" is \"relu\""},
-      {{{"features", -1}}, XH_INVALID_ARGUMENT, "\"features\" is -1"},
-      {{{"window", -8}}, XH_INVALID_ARGUMENT, "\"window\" is -8"},
-      {{{"window", 0}}, XH_UNSUPPORTED, "allowed with \"hybrid\": at least 1"},
-      {{{"window", {8, 8, 8}}}, XH_INVALID_ARGUMENT, "\"windows\" has 3 numbers; allowed: one a key/value head (2)"},
-      {{{"sinks", 1e12}}, XH_INVALID_ARGUMENT, "\"sinks\""},
-      {{{"layers", 3}}, XH_INVALID_ARGUMENT, "\"layers\" is not a list"},
-      {{{"layers", {{{"layer", 3}}}}}, XH_INVALID_ARGUMENT, "\"layer\" is 3; allowed: integer from 0 to 2"},
-      {{{"layers", {{{"kind", "attention"}}}}}, XH_INVALID_ARGUMENT, "\"layer\" is missing"},
-      {{{"layers", {{{"layer", 1}}, {{"layer", 1}}}}}, XH_INVALID_ARGUMENT, "names layer 1 twice"},
-      {{{"layer", 1}}, XH_INVALID_ARGUMENT, "outside of \"layers\""},
+      {R"({"kind": "lstm"})", XH_INVALID_ARGUMENT, "\"kind\" is \"lstm\"; allowed: \"hybrid\""},
+      {R"({"windows": 8})", XH_INVALID_ARGUMENT, "unknown \"windows\" (did you mean \"window\"?)"},
+      {R"({"feature_map": "relu"})", XH_INVALID_ARGUMENT, "\"feature_map\" is \"relu\""},
+      {R"({"features": -1})", XH_INVALID_ARGUMENT, "\"features\" is -1"},
+      {R"({"window": -8})", XH_INVALID_ARGUMENT, "\"window\" is -8"},
+      {R"({"window": 0})", XH_UNSUPPORTED, "allowed with \"hybrid\": at least 1"},
+      {R"({"window": [8, 8, 8]})", XH_INVALID_ARGUMENT, "\"windows\" has 3 numbers; allowed: one a key/value head (2)"},
+      {R"({"sinks": 1e12})", XH_INVALID_ARGUMENT, "\"sinks\""},
+      {R"({"layers": 3})", XH_INVALID_ARGUMENT, "\"layers\" is not a list"},
+      {R"({"layers": [{"layer": 3}]})", XH_INVALID_ARGUMENT, "\"layer\" is 3; allowed: integer from 0 to 2"},
+      {R"({"layers": [{"kind": "attention"}]})", XH_INVALID_ARGUMENT, "\"layer\" is missing"},
+      {R"({"layers": [{"layer": 1}, {"layer": 1}]})", XH_INVALID_ARGUMENT, "names layer 1 twice"},
+      {R"({"layer": 1})", XH_INVALID_ARGUMENT, "outside of \"layers\""},
   };
   for (const auto& bad : cases) {
-    EXPECT_THAT(StudentConfig(teacher, bad.options), FailsWith(bad.code, bad.part)) << bad.options;
+    EXPECT_THAT(StudentConfig(teacher, json::parse(bad.options)), FailsWith(bad.code, bad.part)) << bad.options;
   }
 }
 
@@ -219,8 +218,8 @@ TEST(InitialValue, OfMoreFeaturesIsRandomButAlwaysTheSame) {
     squares += static_cast<double>(value) * value;
   }
   const double count = static_cast<double>(values.size());
-  EXPECT_NEAR(sum / count, 0, 0.02);                   // N(0, 4/16): a standard error of 0.004
-  EXPECT_NEAR(squares / count, 4.0 / 16, 0.01);        // a standard error of 0.003
+  EXPECT_NEAR(sum / count, 0, 0.02);             // N(0, 4/16): a standard error of 0.004
+  EXPECT_NEAR(squares / count, 4.0 / 16, 0.01);  // a standard error of 0.003
   EXPECT_EQ(values, *InitialValue(spec));
   spec.name = "model.layers.0.self_attn.xlstm.key_features.weight";
   EXPECT_NE(values, *InitialValue(spec));

@@ -1,4 +1,6 @@
 // Teachers compute what Hugging Face transformers computes (expected.safetensors, float32).
+#include <cmath>
+
 #include "core/generate/session.h"
 #include "core/model/tap.h"
 #include "tests/model/model_fixture.h"
@@ -67,11 +69,6 @@ TEST_P(Teacher, InBf16StaysNearTheReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, Teacher, ::testing::Values("hf_llama", "hf_llama3_rope_tied", "hf_qwen2"));
-
-TEST(TeacherWeights, ThatAreNotFiniteAreRefusedByName) {
-  auto finite = LoadTeacher("hf_llama");
-  EXPECT_EQ(finite->weights.size(), ParametersOf(finite->config).size());
-}
 
 }  // namespace
 }  // namespace xh::test

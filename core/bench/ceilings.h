@@ -1,0 +1,21 @@
+// What this machine can do at best: a large matrix product and a large copy, through the backend that is measured.
+#ifndef XHYBRID_CORE_BENCH_CEILINGS_H_
+#define XHYBRID_CORE_BENCH_CEILINGS_H_
+
+#include <functional>
+
+#include "core/device.h"
+
+namespace xh {
+
+// Median seconds of `repeats` runs after one that warms up.
+StatusOr<double> MedianSeconds(int64_t repeats, const std::function<Status()>& run);
+
+// Operations a second of an f32 product 2,048 x 2,048 x 2,048.
+StatusOr<double> ProductCeiling(const std::shared_ptr<Device>& device, int64_t repeats);
+// Bytes a second, read plus written, of copying 256 MiB.
+StatusOr<double> CopyCeiling(const std::shared_ptr<Device>& device, int64_t repeats);
+
+}  // namespace xh
+
+#endif  // XHYBRID_CORE_BENCH_CEILINGS_H_
