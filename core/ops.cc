@@ -57,7 +57,11 @@ Value RmsNorm(Graph& graph, Value x, Value w, double eps) {
 }
 
 Value Rope(Graph& graph, Value x, Value table, Value position) {
-  return One(graph, XH_OP_ROPE, {x, table, position}, {graph.dtype(x), graph.shape(x), true});
+  const Shape heads = graph.shape(x);  // [B,H,T,d]; the op takes [B,T,H,d], as it lies in memory
+  const Shape tokens = {heads[0], heads[2], heads[1], heads[3]};
+  Value y =
+      One(graph, XH_OP_ROPE, {graph.View(graph.MergeHeads(x), tokens), table, position}, {graph.dtype(x), tokens});
+  return graph.SplitHeads(y, heads[0], heads[2], heads[1]);
 }
 
 Value Add(Graph& graph, Value a, Value b) { return One(graph, XH_OP_ADD, {a, b}, {graph.dtype(a), graph.shape(a)}); }

@@ -33,7 +33,7 @@ step() {
 
 ask() {
   printf '\nQ: %s\nA: ' "$2"
-  "$xhybrid" generate --model "$1" --chat "$2" --max-tokens 64
+  "$xhybrid" generate "$1" "$2" --max-tokens 64
   printf '\n'
 }
 
@@ -43,11 +43,11 @@ demo() {
   mkdir -p "$stamps"
   for domain in "${domains[@]}"; do
     domain_files+=("examples/data/$domain.test.jsonl")
-    tasks+=(--task "$domain=examples/data/$domain.test.jsonl")
+    tasks+=(--task "examples/data/$domain.test.jsonl")
   done
 
   step 'Importing the teacher' $out/teacher.xhy examples/teacher-llama-3m/model.safetensors -- \
-    "$xhybrid" import examples/teacher-llama-3m --output $out/teacher.xhy --replace
+    "$xhybrid" import examples/teacher-llama-3m $out/teacher.xhy --replace
   step 'Stage I: aligning a seed student' $out/seed $stamps/teacher.xhy examples/recipes/align-seed.json -- \
     "$xhybrid" distill --recipe examples/recipes/align-seed.json
   for domain in math chat; do
@@ -58,9 +58,8 @@ demo() {
     "$xhybrid" merge $out/math/student.xhy $out/chat/student.xhy --method linear --weights 0.5,0.5 \
     --output $out/merged.xhy --replace
   step 'Evaluating against the teacher' $out/evaluation.json $stamps/merged.xhy "${domain_files[@]}" -- \
-    "$xhybrid" evaluate --teacher $out/teacher.xhy --model seed=$out/seed/student.xhy \
-    --model math=$out/math/student.xhy --model chat=$out/chat/student.xhy --model merged=$out/merged.xhy \
-    "${tasks[@]}" --limit "$questions" --output $out/evaluation.json
+    "$xhybrid" evaluate $out/teacher.xhy $out/seed/student.xhy $out/math/student.xhy $out/chat/student.xhy \
+    $out/merged.xhy --names teacher,seed,math,chat,merged "${tasks[@]}" --limit "$questions" --output $out/evaluation.json
 
   heading 'Asking the merged student'
   ask $out/merged.xhy 'What is 7 times 8?'

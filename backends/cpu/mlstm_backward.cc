@@ -1,7 +1,6 @@
 // The exact chunkwise backward pass (SPEC.md 1.1). Three sweeps as in the forward pass, the recurrence running
 // backward: what every chunk adds to the gradient of the state before it, the recurrence, and the gradients. The
 // gradient of the state between two chunks is kept times exp(m) of the state there, so that no factor exceeds 1.
-#include <cmath>
 #include <limits>
 
 #include "backends/cpu/item_queue.h"
@@ -32,7 +31,7 @@ void RowDots(const float* a, const float* b, int64_t rows, int64_t columns, int6
     float sum[kTogether] = {};
     for (int64_t c = 0; c < columns; ++c) {
       for (int64_t r = 0; r < count; ++r) {
-        sum[r] = std::fma(a[(t + r) * stride + c], b[(t + r) * stride + c], sum[r]);
+        sum[r] = Fma(a[(t + r) * stride + c], b[(t + r) * stride + c], sum[r]);
       }
     }
     std::copy_n(sum, count, dots + t);

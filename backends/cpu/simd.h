@@ -138,6 +138,14 @@ inline Vec Fma(Vec a, Vec b, Vec c) {  // a * b + c, one rounding where the set 
 #endif
 }
 
+inline float Fma(float a, float b, float c) {  // rounds as a lane of the above
+#if defined(__FMA__)
+  return __builtin_fmaf(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
 inline Vec Max(Vec a, Vec b) { return a > b ? a : b; }  // b where either is NaN
 inline Vec Min(Vec a, Vec b) { return a < b ? a : b; }  // b where either is NaN
 

@@ -49,16 +49,17 @@ Results Forward(const Model& model, const std::vector<int32_t>& ids, int64_t bat
 double RelativeError(const std::vector<float>& got, const std::vector<float>& want);
 std::vector<float> RowOf(const std::vector<float>& matrix, int64_t row, int64_t width);
 
-// Status and StatusOr: the code, and that the message has a part.
-MATCHER_P2(FailsWith, code, part, "") {
-  const Status status = StatusOf(arg);
-  *result_listener << "which is " << status;
-  return !status.ok() && CodeOf(status) == code && std::string(status.message()).find(part) != std::string::npos;
-}
 inline Status StatusOf(const Status& status) { return status; }
 template <typename T>
 Status StatusOf(const StatusOr<T>& result) {
   return result.status();
+}
+
+// Status and StatusOr: the code, and a part of the message.
+MATCHER_P2(FailsWith, code, part, "") {
+  const Status status = StatusOf(arg);
+  *result_listener << "which is " << status;
+  return !status.ok() && CodeOf(status) == code && std::string(status.message()).find(part) != std::string::npos;
 }
 
 }  // namespace xh::test

@@ -132,9 +132,11 @@ TEST(Session, ReadsTheSameWholeInPiecesAndTokenByToken) {
     auto student = MakeStudent(*LoadTeacher(variant.teacher), variant.options);
     const std::vector<int32_t> ids = FirstSequence(variant.teacher);
     const std::vector<float> whole = RowOf(Forward(*student, ids, 1).logits, 44, 160);
-    EXPECT_LE(RelativeError(FedInPieces(student, ids, {45}), whole), 1e-5);
-    EXPECT_LE(RelativeError(FedInPieces(student, ids, {3, 17, 1, 24}), whole), 1e-5);
-    EXPECT_LE(RelativeError(FedInPieces(student, ids, std::vector<int64_t>(45, 1)), whole), 1e-5);
+    // Raw queries and keys divide by a sum of both signs, down to the floor e^-m: rounding grows by what cancels.
+    const double tolerance = variant.options.value("feature_map", "") == "none" ? 1e-4 : 1e-5;
+    EXPECT_LE(RelativeError(FedInPieces(student, ids, {45}), whole), tolerance);
+    EXPECT_LE(RelativeError(FedInPieces(student, ids, {3, 17, 1, 24}), whole), tolerance);
+    EXPECT_LE(RelativeError(FedInPieces(student, ids, std::vector<int64_t>(45, 1)), whole), tolerance);
   }
 }
 

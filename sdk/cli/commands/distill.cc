@@ -1,0 +1,148 @@
+#include <fstream>
+#include <iostream>
+#include <iterator>
+
+#include "../context.h"
+#include "../job_runner.h"
+#include "../table.h"
+
+namespace cli {
+namespace {
+
+struct Flags {
+  std::string recipe, teacher, student, output, dtype;
+  std::vector<std::string> stages, data, set;
+  std::vector<int64_t> steps;
+  std::vector<double> learning_rates;
+  std::string mixer, feature_map;
+  int64_t window = 0, sinks = 0, features = 0;
+  int64_t context = 0, batch = 0, micro_batch = 0, seed = 0, save_every = 0;
+  bool dry_run = false, no_resume = false, options = false;
+};
+
+json ReadRecipe(const std::string& path) {
+  if (path.empty()) return json::object();
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw UsageError("the recipe " + path + " cannot be opened");
+  json recipe = ParseOrThrow(std::string(std::istreambuf_iterator<char>(file), {}), "the recipe " + path);
+  if (!recipe.is_object()) throw UsageError("the recipe " + path + " is not a JSON object");
+  return recipe;
+}
+
+// "PATH" or "PATH:WEIGHT".
+json DataEntry(const std::string& text) {
+  const size_t colon = text.rfind(':');
+  json entry = {{"path", text}};
+  if (colon == std::string::npos) return entry;
+  char* end = nullptr;
+  const double weight = std::strtod(text.c_str() + colon + 1, &end);
+  if (*end != '\0' || end == text.c_str() + colon + 1) return entry;
+  return {{"path", text.substr(0, colon)}, {"weight", weight}};
+}
+
+// One entry a --stage; the i-th --steps and --learning-rate belong to the i-th stage, a single one to all.
+json StageEntries(const Flags& flags) {
+  json stages = json::array();
+  for (size_t i = 0; i < flags.stages.size(); ++i) {
+    json stage = {{"stage", flags.stages[i]}};
+    if (!flags.steps.empty()) stage["steps"] = flags.steps[std::min(i, flags.steps.size() - 1)];
+    if (!flags.learning_rates.empty()) {
+      stage["learning_rate"] = flags.learning_rates[std::min(i, flags.learning_rates.size() - 1)];
+    }
+    stages.push_back(std::move(stage));
+  }
+  return stages;
+}
+
+// The recipe with every given flag on top.
+json Overridden(json recipe, const Flags& flags, const CLI::App& command) {
+  auto given = [&](const char* flag) { return command.count(flag) > 0; };
+  auto set = [&](const char* flag, const char* key, const auto& value) {
+    if (given(flag)) recipe[key] = value;
+  };
+  set("--teacher", "teacher", flags.teacher);
+  set("--student", "student", flags.student);
+  set("--output", "output", flags.output);
+  set("--dtype", "dtype", flags.dtype);
+  set("--context", "context", flags.context);
+  set("--batch", "batch", flags.batch);
+  set("--micro-batch", "micro_batch", flags.micro_batch);
+  set("--seed", "seed", flags.seed);
+  set("--save-every", "save_every", flags.save_every);
+  auto mixer = [&](const char* flag, const char* key, const auto& value) {
+    if (!given(flag)) return;
+    if (!recipe.contains("student")) recipe["student"] = json::object();
+    if (!recipe["student"].is_object())
+      throw UsageError(std::string(flag) + " describes a new student, and --student names one");
+    recipe["student"][key] = value;
+  };
+  mixer("--mixer", "kind", flags.mixer);
+  mixer("--feature-map", "feature_map", flags.feature_map);
+  mixer("--features", "features", flags.features);
+  mixer("--window", "window", flags.window);
+  mixer("--sinks", "sinks", flags.sinks);
+  if (given("--stage")) recipe["stages"] = StageEntries(flags);
+  if (given("--data")) {
+    recipe["data"] = json::array();
+    for (const std::string& entry : flags.data) recipe["data"].push_back(DataEntry(entry));
+  }
+  if (flags.dry_run) recipe["dry_run"] = true;
+  if (flags.no_resume) recipe["resume"] = "no";
+  for (const std::string& assignment : flags.set) SetByPath(&recipe, assignment);
+  return recipe;
+}
+
+void AddFlags(CLI::App* command, Flags& flags) {
+  auto plain = [](CLI::Option* option) { option->default_str(""); };  // the recipe's schema has the defaults
+  command->add_option("--recipe", flags.recipe, "Recipe, a JSON file; flags below go on top of it");
+  command->add_option("--teacher", flags.teacher, "Checkpoint or Hugging Face directory");
+  command->add_option("--student", flags.student, "Checkpoint of a student to go on with (default: a new one)");
+  command->add_option("--output", flags.output, "Directory of the run; student.xhy is written there");
+  command->add_option("--stage", flags.stages, "Stage plugin, in order; may repeat");
+  command->add_option("--steps", flags.steps, "Steps of each --stage, or of all");
+  command->add_option("--learning-rate", flags.learning_rates, "Learning rate of each --stage, or of all");
+  command->add_option("--data", flags.data, "JSONL file, PATH or PATH:WEIGHT; may repeat");
+  plain(command->add_option("--context", flags.context, "Tokens of a row"));
+  plain(command->add_option("--batch", flags.batch, "Rows of a step"));
+  plain(command->add_option("--micro-batch", flags.micro_batch, "Rows of a forward and backward"));
+  plain(command->add_option("--seed", flags.seed, "Order of the data"));
+  plain(command->add_option("--dtype", flags.dtype, "Parameters in f32 or bf16"));
+  plain(command->add_option("--save-every", flags.save_every, "Steps between training checkpoints"));
+  plain(command->add_option("--mixer", flags.mixer, "New student: hybrid, attention, window or mlstm"));
+  plain(command->add_option("--feature-map", flags.feature_map, "New student: softmax, hedgehog or none"));
+  plain(command->add_option("--features", flags.features, "New student: features a head, 0 for the head dimension"));
+  plain(command->add_option("--window", flags.window, "New student: tokens that the local branch sees"));
+  plain(command->add_option("--sinks", flags.sinks, "New student: first tokens that stay visible"));
+  command->add_option("--set", flags.set, "Any recipe field, KEY=VALUE with dots in KEY; may repeat");
+  command->add_flag("--no-resume", flags.no_resume, "Refuse a directory that already holds a run");
+  command->add_flag("--dry-run", flags.dry_run, "Check everything, show the plan, train nothing");
+  command->add_flag("--options", flags.options, "List every recipe field with its default, and end");
+}
+
+}  // namespace
+
+void AddDistill(CLI::App& app, Context& context) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command = app.add_subcommand("distill", "Turn a teacher into a hybrid student, stage by stage");
+  AddFlags(command, *flags);
+  command->footer(
+      "Example: xhybrid distill --teacher teacher.xhy --stage align --steps 150 --window 64 --data domain.jsonl "
+      "--output runs/seed\nThe same command goes on with an interrupted run.");
+  command->callback([&context, flags, command] {
+    context.command = [&context, flags, command] {
+      if (flags->options) {
+        PrintSchema(context.runtime().job_schema("distill"));
+        return 0;
+      }
+      const json result = RunJob(context, "distill", Overridden(ReadRecipe(flags->recipe), *flags, *command));
+      if (context.as_json) {
+        PrintJson(result);
+      } else if (!flags->dry_run) {
+        std::cout << "student: " << result.value("student", "") << "\n";
+      }
+      return 0;
+    };
+  });
+}
+
+}  // namespace cli

@@ -1,0 +1,60 @@
+#include "context.h"
+
+#include <iostream>
+
+#include "table.h"
+
+namespace cli {
+
+xh::Runtime& Context::runtime() {
+  if (!runtime_) {
+    xh::RuntimeConfig config;
+    config.plugin_path = plugins;
+    if (!device.empty()) config.options.emplace_back("device", device);
+    config.options.emplace_back("threads", threads);
+    runtime_.emplace(config);
+  }
+  return *runtime_;
+}
+
+void PrintJson(const json& value) { std::cout << value.dump(2, ' ', false, json::error_handler_t::replace) << "\n"; }
+
+json ParseOrThrow(const std::string& text, const std::string& what) {
+  json value = json::parse(text, nullptr, false);
+  if (value.is_discarded()) throw UsageError(what + " is not JSON: " + text);
+  return value;
+}
+
+void SetByPath(json* object, const std::string& assignment) {
+  const size_t equals = assignment.find('=');
+  if (equals == 0 || equals == std::string::npos)
+    throw UsageError("\"" + assignment + "\" is not of the form key=value");
+  const std::string text = assignment.substr(equals + 1);
+  json value = json::parse(text, nullptr, false);
+  if (value.is_discarded()) value = text;
+  json* place = object;
+  std::string path = assignment.substr(0, equals);
+  for (size_t dot = path.find('.'); dot != std::string::npos; dot = path.find('.')) {
+    place = &(*place)[path.substr(0, dot)];
+    if (!place->is_object() && !place->is_null()) throw UsageError("\"" + path.substr(0, dot) + "\" is not an object");
+    path.erase(0, dot + 1);
+  }
+  (*place)[path] = std::move(value);
+}
+
+void PrintSchema(const std::string& schema_json) {
+  Table table({"option", "type", "default", "meaning"});
+  const json schema = ParseOrThrow(schema_json, "the schema");
+  for (const json& entry : schema.value("options", json::array())) {
+    std::string type = entry.value("type", "");
+    if (entry.contains("choices")) {
+      type.clear();
+      for (const json& choice : entry["choices"]) type += (type.empty() ? "" : "|") + choice.get<std::string>();
+    }
+    const std::string missing = entry.contains("default") ? entry["default"].dump() : "(required)";
+    table.AddRow({entry.value("name", ""), type, missing, entry.value("help", "")});
+  }
+  table.Print(std::cout);
+}
+
+}  // namespace cli

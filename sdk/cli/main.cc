@@ -1,0 +1,63 @@
+// The program `xhybrid`.
+#include <cstdio>
+#include <exception>
+
+#include "context.h"
+
+namespace {
+
+constexpr int kBadArguments = 2;
+
+void AddGlobalFlags(CLI::App& app, cli::Context& context) {
+  app.add_option("--plugins", context.plugins, "Directories or .so files searched first for plugins, ':' between");
+  app.add_option("--device", context.device, "Backend to run on (default: the best found)");
+  app.add_option("--threads", context.threads, "Threads, 0 for every core")->check(CLI::Range(0, 4096));
+  app.add_flag("--quiet,-q", context.quiet, "No progress");
+  app.add_flag("--json", context.as_json, "Results as JSON on standard output");
+}
+
+int Parse(CLI::App& app, int argc, char** argv) {
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {  // --help, --version
+    return app.exit(success) == 0 ? -1 : kBadArguments;
+  } catch (const CLI::ParseError& error) {
+    std::fprintf(stderr, "xhybrid: %s (see xhybrid --help)\n", error.what());
+    return kBadArguments;
+  }
+  return 0;
+}
+
+int Run(const cli::Context& context) {
+  try {
+    return context.command();
+  } catch (const xh::Error& error) {
+    std::fprintf(stderr, "xhybrid: %s: %s\n", error.origin().c_str(), error.what());
+    return error.code() == XH_CANCELLED ? 130 : 1;
+  } catch (const cli::UsageError& error) {
+    std::fprintf(stderr, "xhybrid: %s\n", error.what());
+    return kBadArguments;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "xhybrid: %s\n", error.what());
+    return 1;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Distils transformer LLMs into hybrid xLSTM students, merges, measures and runs them.", "xhybrid");
+  cli::Context context;
+  app.set_version_flag("--version", std::string("xhybrid ") + xh_release());
+  app.require_subcommand(1);
+  app.fallthrough();  // global flags may come after the command
+  app.option_defaults()->always_capture_default();
+  AddGlobalFlags(app, context);
+  for (auto add : {cli::AddImport, cli::AddDistill, cli::AddMerge, cli::AddGenerate, cli::AddEvaluate, cli::AddInspect,
+                   cli::AddBench, cli::AddPlugins, cli::AddDoctor, cli::AddCompletion}) {
+    add(app, context);
+  }
+  const int parsed = Parse(app, argc, argv);
+  if (parsed != 0) return parsed < 0 ? 0 : parsed;
+  return Run(context);
+}
