@@ -7,11 +7,7 @@ install(FILES abi/checkpoint.fbs DESTINATION ${CMAKE_INSTALL_DATADIR}/xhybrid)
 install(FILES LICENSE THIRD_PARTY_NOTICES.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
 install(TARGETS xhybrid xhybrid_headers EXPORT xhybridTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
-if(TARGET xhybrid_cli)
-  file(RELATIVE_PATH to_library /${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR})
-  set_target_properties(xhybrid_cli PROPERTIES INSTALL_RPATH "$ORIGIN/${to_library}")
-  install(TARGETS xhybrid_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-endif()
+install(TARGETS xhybrid_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 
 # find_package(xhybrid): xhybrid::xhybrid for applications, xhybrid::headers and xh_add_plugin for plugin authors.
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/xhybrid)
@@ -21,7 +17,7 @@ configure_package_config_file(cmake/xhybridConfig.cmake.in ${PROJECT_BINARY_DIR}
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/cmake/xhybridConfigVersion.cmake
                                  COMPATIBILITY SameMajorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/cmake/xhybridConfig.cmake ${PROJECT_BINARY_DIR}/cmake/xhybridConfigVersion.cmake
-              cmake/XhybridPlugin.cmake
+              cmake/XhybridPlugin.cmake cmake/xhybrid_plugin.map
         DESTINATION ${package_dir})
 
 file(RELATIVE_PATH XHYBRID_PC_TO_PREFIX /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)

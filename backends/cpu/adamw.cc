@@ -27,10 +27,7 @@ class AdamwPlan final : public Plan {
 
   void Run(const xh_tensor* args, void*, void*) const override {
     const float* const schedule = static_cast<const float*>(args[kSchedule].data);
-    const Step step = {schedule[0],
-                       1.0f / schedule[1],
-                       1.0f / std::sqrt(schedule[2]),
-                       schedule[3],
+    const Step step = {schedule[0], 1.0f / schedule[1], 1.0f / std::sqrt(schedule[2]), schedule[3],
                        1.0f - schedule[0] * params_.weight_decay};
     RunParts(parts_, blocks_, [&](int64_t first, int64_t last, int) {
       for (int64_t block = first; block < last; ++block) {
@@ -107,8 +104,8 @@ Refusal OpenAdamw(const Request& request, std::unique_ptr<Plan>* out) {
   if (dims['4'] != 4) return Invalid("ADAMW: schedule has " + std::to_string(dims['4']) + " elements, expected 4");
   const auto fraction = [](float x) { return x >= 0.0f && x < 1.0f; };
   if (!fraction(params.beta1) || !fraction(params.beta2) || !(params.eps >= 0.0f) || !(params.weight_decay >= 0.0f)) {
-    return Invalid("ADAMW: beta1 " + std::to_string(params.beta1) + ", beta2 " + std::to_string(params.beta2) + ", eps " +
-                   std::to_string(params.eps) + ", weight_decay " + std::to_string(params.weight_decay) +
+    return Invalid("ADAMW: beta1 " + std::to_string(params.beta1) + ", beta2 " + std::to_string(params.beta2) +
+                   ", eps " + std::to_string(params.eps) + ", weight_decay " + std::to_string(params.weight_decay) +
                    "; allowed are betas in [0, 1) and the others at least 0");
   }
   *out = std::make_unique<AdamwPlan>(request, dims, params);

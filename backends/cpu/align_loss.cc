@@ -17,8 +17,8 @@ class AlignPlan final : public Plan {
         h_(dims['H']),
         t_(dims['T']),
         d_(dims['d']),
-        rows_(dims['B'] * h_ * t_),
-        parts_(Parts(request.threads, rows_, rows_ * d_)),
+        tokens_(dims['B'] * t_),
+        parts_(Parts(request.threads, tokens_, tokens_ * h_ * d_)),
         backward_(request.pass == XH_BACKWARD) {
     sums_ = Reserve(&workspace_bytes, backward_ ? 0 : parts_ * kShareDoubles * 8);
     implementation = "vector";
@@ -35,18 +35,26 @@ class AlignPlan final : public Plan {
  private:
   static constexpr int kShareDoubles = 8;  // a cache line a part
 
-  // Element (b, h, t, 0); rows run over b, then t, then h: the order of token-major memory.
-  T* Place(const xh_tensor* args, int index, int64_t row) const {
-    const xh_tensor& a = args_[index];
-    const int64_t h = row % h_, t = row / h_ % t_, b = row / h_ / t_;
-    return static_cast<T*>(args[index].data) + b * a.stride[0] + h * a.stride[1] + t * a.stride[2];
+  // body(place) for each row of the tokens [first, last), where place(index) is element (b, h, t, 0) of an argument:
+  // head by head within a token, the order of token-major memory.
+  template <class Body>
+  void ForRows(const xh_tensor* args, int64_t first, int64_t last, Body body) const {
+    for (int64_t token = first; token < last; ++token) {
+      const int64_t b = token / t_, t = token % t_;
+      for (int64_t h = 0; h < h_; ++h) {
+        body([&](int index) {
+          const xh_tensor& a = args_[index];
+          return static_cast<T*>(args[index].data) + b * a.stride[0] + h * a.stride[1] + t * a.stride[2];
+        });
+      }
+    }
   }
 
   void Forward(const xh_tensor* args, double* shares) const {
-    RunParts(parts_, rows_, [&](int64_t first, int64_t last, int part) {
+    RunParts(parts_, tokens_, [&](int64_t first, int64_t last, int part) {
       double difference = 0.0, norm = 0.0;
-      for (int64_t row = first; row < last; ++row) {
-        const T *x = Place(args, kX, row), *teacher = Place(args, kTeacher, row);
+      ForRows(args, first, last, [&](auto place) {
+        const T *x = place(kX), *teacher = place(kTeacher);
         Vec d2 = {}, t2 = {};
         ForLanes(d_, [&](int64_t i, auto lanes) {
           const Vec t = Get(teacher + i, lanes), d = Get(x + i, lanes) - t;
@@ -55,7 +63,7 @@ class AlignPlan final : public Plan {
         });
         difference += Sum(d2);
         norm += Sum(t2);
-      }
+      });
       shares[part * kShareDoubles] = difference;
       shares[part * kShareDoubles + 1] = norm;
     });
@@ -73,19 +81,19 @@ class AlignPlan final : public Plan {
     if (!Present(args_[kDx])) return;
     const float factor = 2.0f * *static_cast<const float*>(args[kScale].data);
     const bool add = Accumulates(args_[kDx]);
-    RunParts(parts_, rows_, [&](int64_t first, int64_t last, int) {
-      for (int64_t row = first; row < last; ++row) {
-        const T *x = Place(args, kX, row), *teacher = Place(args, kTeacher, row);
-        T* const dx = Place(args, kDx, row);
+    RunParts(parts_, tokens_, [&](int64_t first, int64_t last, int) {
+      ForRows(args, first, last, [&](auto place) {
+        const T *x = place(kX), *teacher = place(kTeacher);
+        T* const dx = place(kDx);
         ForLanes(d_, [&](int64_t i, auto lanes) {
           PutGradient(dx + i, factor * (Get(x + i, lanes) - Get(teacher + i, lanes)), add, lanes);
         });
-      }
+      });
     });
   }
 
   std::vector<xh_tensor> args_;
-  int64_t h_, t_, d_, rows_;
+  int64_t h_, t_, d_, tokens_;
   int parts_;
   bool backward_;
   int64_t sums_ = 0;

@@ -126,8 +126,7 @@ class Checker {
       if (size <= 1) continue;
       const int64_t least = written ? 1 : 0;
       if (stride < least) {
-        return Bad(dimension + " is " + std::to_string(stride) + ", at least " + std::to_string(least) +
-                   " is allowed");
+        return Bad(dimension + " is " + std::to_string(stride) + ", at least " + std::to_string(least) + " is allowed");
       }
       if (i == tensor.rank - 1 && !any_stride && stride != 1) {
         return Bad(dimension + " is " + std::to_string(stride) + ", the last dimension must be contiguous (1)");

@@ -110,6 +110,7 @@ struct PositionRows {
   }
 };
 
+// FORWARD saves the log of every query's sum of exponentials, f32 [B, H, T]: BACKWARD finds each weight from it.
 std::unique_ptr<Plan> MakeForward(const Shape& shape, const Request& request);
 std::unique_ptr<Plan> MakeDecode(const Shape& shape, const Request& request);
 std::unique_ptr<Plan> MakeBackward(const Shape& shape, const Request& request);

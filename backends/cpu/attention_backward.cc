@@ -1,10 +1,8 @@
 // The exact backward pass, scores computed again from the saved log sums: with p = exp(score - log sum),
-//   dv_s = sum_t p_ts do_t,  e_ts = p_ts (do_t.v_s - do_t.o_t),  dq_t = scale sum_s e_ts k_s,  dk_s = scale sum_t e_ts
-//   q_t.
-// A block of keys visits the blocks of queries that see it. Blocks of one head are dealt to `lanes_` lanes, each with
-// its own sum of dq; the sums are added in order, so that results do not depend on who was faster.
-#include <cmath>
-
+//   dv_s = sum_t p_ts do_t         e_ts = p_ts (do_t.v_s - do_t.o_t)
+//   dq_t = scale sum_s e_ts k_s    dk_s = scale sum_t e_ts q_t
+// A block of keys visits the blocks of queries that see it. Blocks of one head are dealt out in `shares_` shares, each
+// with its own sum of dq; the sums are added in order, so that results do not depend on who was faster.
 #include "backends/cpu/attention.h"
 #include "backends/cpu/item_queue.h"
 
@@ -12,7 +10,7 @@ namespace xh::cpu::XH_ISA::attention {
 namespace {
 
 constexpr int64_t kQueries = 64;
-constexpr int64_t kMostLanes = 8;
+constexpr int64_t kMostShares = 8;
 
 struct Tiles {
   int64_t q, d_out, k, k_transposed, v_transposed, weights, errors, dk, dv, bytes;
@@ -61,11 +59,11 @@ class Backward final : public Plan {
         stride_(TileStride(shape.dim)),
         tiles_(shape) {
     const int64_t groups = s_.batch * s_.kv_heads, pairs = s_.batch * s_.heads;
-    // Two items a thread even out what is left over; every lane costs a sum of dq.
+    // Two items a thread even out what is left over; every share costs a sum of dq.
     const int64_t wanted = s_.threads == 1 ? 1 : (2 * s_.threads + groups - 1) / std::max<int64_t>(1, groups);
-    lanes_ = std::clamp<int64_t>(wanted, 1, std::min(kMostLanes, std::max<int64_t>(1, s_.tokens / kKeys)));
+    shares_ = std::clamp<int64_t>(wanted, 1, std::min(kMostShares, std::max<int64_t>(1, s_.tokens / kKeys)));
     products_ = Reserve(&workspace_bytes, pairs * s_.tokens * 4);
-    if (wants_dq_) dq_ = Reserve(&workspace_bytes, lanes_ * pairs * s_.tokens * stride_ * 4);
+    if (wants_dq_) dq_ = Reserve(&workspace_bytes, shares_ * pairs * s_.tokens * stride_ * 4);
     scratch_ = workspace_bytes;
     workspace_bytes += s_.threads * tiles_.bytes;
     saved_bytes = pairs * s_.tokens * 4;
@@ -77,8 +75,8 @@ class Backward final : public Plan {
     const int64_t groups = s_.batch * s_.kv_heads, pairs = s_.batch * s_.heads;
     const int64_t work = pairs * s_.tokens * s_.dim * 32;
     RunItems(Parts(s_.threads, pairs, work), pairs, [&](int64_t pair, int part) { Products(at, pair, part); });
-    RunItems(Parts(s_.threads, groups * lanes_, work), groups * lanes_,
-             [&](int64_t item, int part) { Lane(at, item / lanes_, item % lanes_, part); });
+    RunItems(Parts(s_.threads, groups * shares_, work), groups * shares_,
+             [&](int64_t item, int part) { Share(at, item / shares_, item % shares_, part); });
     if (!wants_dq_) return;
     RunItems(Parts(s_.threads, pairs, work), pairs, [&](int64_t pair, int) { QueryGradient(at, pair); });
   }
@@ -106,8 +104,8 @@ class Backward final : public Plan {
   float* Tile(const State& at, int part, int64_t tile) const {
     return At<float>(at.workspace, scratch_ + part * tiles_.bytes + tile);
   }
-  float* QuerySums(const State& at, int64_t lane, int64_t pair) const {
-    return At<float>(at.workspace, dq_) + (lane * s_.batch * s_.heads + pair) * s_.tokens * stride_;
+  float* QuerySums(const State& at, int64_t share, int64_t pair) const {
+    return At<float>(at.workspace, dq_) + (share * s_.batch * s_.heads + pair) * s_.tokens * stride_;
   }
   TileRows QueryRows(const xh_tensor& x, int64_t pair) const { return HeadRows(x, pair / s_.heads, pair % s_.heads); }
 
@@ -128,17 +126,17 @@ class Backward final : public Plan {
     }
   }
 
-  // Every lanes_-th block of keys of one key/value head, so that lanes have equal shares of long and short columns.
-  void Lane(const State& at, int64_t group, int64_t lane, int part) const {
+  // Every shares_-th block of keys of one key/value head, so that shares have as many long columns as short.
+  void Share(const State& at, int64_t group, int64_t share, int part) const {
     const int64_t b = group / s_.kv_heads, kv_head = group % s_.kv_heads;
     if (wants_dq_) {
-      std::memset(QuerySums(at, lane, b * s_.heads + kv_head * s_.group()), 0,
+      std::memset(QuerySums(at, share, b * s_.heads + kv_head * s_.group()), 0,
                   static_cast<size_t>(s_.group() * s_.tokens * stride_) * 4);
     }
-    for (int64_t block = lane; block < KeyBlocks(s_, kv_head); block += lanes_) {
+    for (int64_t block = share; block < KeyBlocks(s_, kv_head); block += shares_) {
       const KeyBlock keys = BlockOf(s_, kv_head, block);
       LoadKeys(at, b, kv_head, keys, part);
-      VisitQueries(at, b, kv_head, keys, lane, part);
+      VisitQueries(at, b, kv_head, keys, share, part);
       const int64_t count = keys.to - keys.from;
       const xh_tensor &dk = at.args[kDk], &dv = at.args[kDv];
       if (wants_dk_) {
@@ -166,7 +164,7 @@ class Backward final : public Plan {
     std::memset(Tile(at, part, tiles_.dv), 0, static_cast<size_t>(count * stride_) * 4);
   }
 
-  void VisitQueries(const State& at, int64_t b, int64_t kv_head, const KeyBlock& keys, int64_t lane, int part) const {
+  void VisitQueries(const State& at, int64_t b, int64_t kv_head, const KeyBlock& keys, int64_t share, int part) const {
     if (!Present(at.args[kDo])) return;
     const int64_t window = s_.windows[kv_head];
     const int64_t end = window == 0 || keys.sinks ? s_.tokens : std::min(s_.tokens, keys.to - 1 + window);
@@ -175,7 +173,7 @@ class Backward final : public Plan {
         const int64_t pair = b * s_.heads + head;
         const Visit visit = {keys,   pair,
                              from,   std::min(kQueries, s_.tokens - from),
-                             window, wants_dq_ ? QuerySums(at, lane, pair) + from * stride_ : nullptr};
+                             window, wants_dq_ ? QuerySums(at, share, pair) + from * stride_ : nullptr};
         Block(at, visit, part);
       }
     }
@@ -255,13 +253,13 @@ class Backward final : public Plan {
   void QueryGradient(const State& at, int64_t pair) const {
     const xh_tensor& dq = at.args[kDq];
     float* const sum = QuerySums(at, 0, pair);
-    for (int64_t lane = 1; lane < lanes_; ++lane) Axpy(1.0f, QuerySums(at, lane, pair), sum, s_.tokens * stride_);
+    for (int64_t share = 1; share < shares_; ++share) Axpy(1.0f, QuerySums(at, share, pair), sum, s_.tokens * stride_);
     StoreTile(sum, stride_, s_.tokens, s_.dim, s_.scale, Accumulates(dq), QueryRows(dq, pair));
   }
 
   Shape s_;
   bool wants_dq_, wants_dk_, wants_dv_;
-  int64_t stride_, lanes_;
+  int64_t stride_, shares_;
   Tiles tiles_;
   int64_t products_, dq_ = 0, scratch_;
 };

@@ -41,6 +41,7 @@ void AddRows(const float* weights, const T* v, int64_t stride, int64_t rows, int
 template <class T>
 void WeightedRows(const float* weights, const T* v, int64_t stride, int64_t rows, int64_t columns, float* out) {
   int64_t c = 0;
+  for (; c + 8 * kLanes <= columns; c += 8 * kLanes) AddRows<8>(weights, v + c, stride, rows, kLanes, out + c);
   for (; c + 4 * kLanes <= columns; c += 4 * kLanes) AddRows<4>(weights, v + c, stride, rows, kLanes, out + c);
   for (; c < columns; c += kLanes) {
     AddRows<1>(weights, v + c, stride, rows, static_cast<int>(std::min<int64_t>(kLanes, columns - c)), out + c);
@@ -68,6 +69,9 @@ float Softmax(float* scores, int64_t count) {
   return Sum(sum);
 }
 
+// Values of this many slots stay in L1 or L2 while every head of a group adds them up.
+constexpr int64_t kSlotsAtOnce = 64;
+
 class Decode final : public Plan {
  public:
   explicit Decode(const Shape& shape) : s_(shape) {
@@ -78,7 +82,8 @@ class Decode final : public Plan {
     most_slots_ = 1;
     for (int64_t j = 0; j < s_.kv_heads; ++j) most_slots_ = std::max(most_slots_, s_.HeadSlots(j));
     query_ = Reserve(&scratch_, s_.group() * row_ * 4);
-    out_ = Reserve(&scratch_, row_ * 4);
+    out_ = Reserve(&scratch_, s_.group() * row_ * 4);
+    sums_ = Reserve(&scratch_, s_.group() * 4);
     scores_ = Reserve(&scratch_, s_.group() * PaddedColumns(most_slots_) * 4);
     workspace_bytes = s_.threads * scratch_;
     implementation = "one token";
@@ -125,17 +130,25 @@ class Decode final : public Plan {
       }
     }
     float* const out = At<float>(scratch, out_);
+    float* const sums = At<float>(scratch, sums_);
+    std::memset(out, 0, static_cast<size_t>((to - from) * row_) * 4);
+    for (int64_t h = 0; h < to - from; ++h) sums[h] = Softmax(scores + h * score_stride, visible);
+    const T* const values = reinterpret_cast<const T*>(v.data);
+    for (int64_t slot = 0; slot < visible; slot += kSlotsAtOnce) {
+      const int64_t count = std::min(kSlotsAtOnce, visible - slot);
+      for (int64_t h = 0; h < to - from; ++h) {
+        WeightedRows(scores + h * score_stride + slot, values + slot * v.stride, v.stride, count, s_.dim,
+                     out + h * row_);
+      }
+    }
     for (int64_t head = from; head < to; ++head) {
-      float* const weights = scores + (head - from) * score_stride;
-      const float sum = Softmax(weights, visible);
-      std::memset(out, 0, static_cast<size_t>(row_) * 4);
-      WeightedRows(weights, reinterpret_cast<const T*>(v.data), v.stride, visible, s_.dim, out);
-      StoreTile(out, row_, 1, s_.dim, 1.0f / sum, false, HeadRows(args[kO], b, head));
+      StoreTile(out + (head - from) * row_, row_, 1, s_.dim, 1.0f / sums[head - from], false,
+                HeadRows(args[kO], b, head));
     }
   }
 
   Shape s_;
-  int64_t splits_, row_, most_slots_, query_, out_, scores_, scratch_ = 0;
+  int64_t splits_, row_, most_slots_, query_, out_, sums_, scores_, scratch_ = 0;
 };
 
 }  // namespace

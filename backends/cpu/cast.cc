@@ -9,8 +9,8 @@
 namespace xh::cpu::XH_ISA {
 namespace {
 
-// Both tensors of a copy as rows: dimensions of size 1 dropped, neighbours joined where both sides allow it, the last one
-// cut into pieces so that one long row is shared too.
+// Both tensors of a copy as rows: dimensions of size 1 dropped, neighbours joined where both sides allow it, the last
+// one cut into pieces so that one long row is shared too.
 class Walk {
  public:
   Walk() = default;

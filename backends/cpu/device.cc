@@ -46,10 +46,10 @@ xh_error* ReadThreads(const xh_option* options, int64_t count, int* threads) {
       return Fail(XH_INVALID_ARGUMENT, "unknown device option '" + std::string(option.key) + "', allowed is 'threads'");
     }
     if (option.kind != XH_OPTION_INT || option.integer < 0 || option.integer > kMostThreads) {
-      return Fail(XH_INVALID_ARGUMENT, "device option 'threads' is " +
-                                           (option.kind == XH_OPTION_INT ? std::to_string(option.integer)
-                                                                         : std::string("not an int")) +
-                                           ", allowed is 0 (all cores) to " + std::to_string(kMostThreads));
+      return Fail(XH_INVALID_ARGUMENT,
+                  "device option 'threads' is " +
+                      (option.kind == XH_OPTION_INT ? std::to_string(option.integer) : std::string("not an int")) +
+                      ", allowed is 0 (all cores) to " + std::to_string(kMostThreads));
     }
     if (option.integer > 0) *threads = static_cast<int>(option.integer);
   }
@@ -111,8 +111,8 @@ xh_error* DeviceQuery(xh_device* device, const char* key, xh_option* out) {
     } else if (wanted == "host_memory") {
       number("host_memory", XH_OPTION_BOOL, 1);
     } else {
-      return Fail(XH_NOT_FOUND, "device_query: no fact '" + wanted +
-                                    "', there are name, isa, memory_bytes, threads and host_memory");
+      return Fail(XH_NOT_FOUND,
+                  "device_query: no fact '" + wanted + "', there are name, isa, memory_bytes, threads and host_memory");
     }
     *out = fact;
     return nullptr;

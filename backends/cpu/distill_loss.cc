@@ -1,12 +1,13 @@
 // DISTILL_LOSS (SPEC.md 4): cross entropy, and KL(teacher || student) on the teacher's top k.
 //
-// With l the student's logits, s the temperature, p the teacher's and q the student's distribution over the classes of the
-// mode, d KL / d l_j = (q_j - p_j) / s on a class that is one token.
+// With l the student's logits, s the temperature, p the teacher's and q the student's distribution over the classes of
+// the mode, d KL / d l_j = (q_j - p_j) / s on a class that is one token.
 //   RENORMALIZED  classes: the k ids. p = softmax(values / s), q = softmax(l[ids] / s).
 //   FULL_STUDENT  classes: the vocabulary, p as above and 0 elsewhere, q = softmax(l / s).
-//   TAIL_BUCKET   classes: the k ids and the rest as one. The teacher's class scores are the log-probabilities `values` and
-//                 log(1 - sum e^values), the student's l[ids] and log sum e^l over the rest; s divides the k + 1 scores of
-//                 both. A token of the rest gets its share e^(l_j - rest) of that class's gradient.
+//   TAIL_BUCKET   classes: the k ids and the rest as one. The teacher's class scores are the log-probabilities `values`
+//   and
+//                 log(1 - sum e^values), the student's l[ids] and log sum e^l over the rest; s divides the k + 1 scores
+//                 of both. A token of the rest gets its share e^(l_j - rest) of that class's gradient.
 // FORWARD saves, for each row, log sum e^l and the mode's second normaliser: log sum e^(l / s) over the vocabulary for
 // FULL_STUDENT, log sum e^l over the rest for TAIL_BUCKET.
 #include <cmath>
@@ -24,7 +25,8 @@ enum { kLogits, kTargets, kTeacherValues, kTeacherIds, kScale, kLosses, kDlosses
 
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
-// log sum e^(x scale) of n elements in one pass: blocks that fit the first-level cache, rescaled when the maximum grows.
+// log sum e^(x scale) of n elements in one pass: blocks that fit the first-level cache, rescaled when the maximum
+// grows.
 template <class T>
 float LogSumExp(const T* x, int64_t n, float scale) {
   constexpr int64_t kBlock = 2048;
@@ -38,9 +40,8 @@ float LogSumExp(const T* x, int64_t n, float scale) {
     }
     const float shift = most == kNegativeInfinity ? 0.0f : most;  // -inf everywhere sums to 0, not to NaN
     Vec part = {};
-    ForLanes(count, [&](int64_t i, auto lanes) {
-      part = part + Keep(Exp(Get(x + first + i, lanes) * scale - shift), lanes);
-    });
+    ForLanes(count,
+             [&](int64_t i, auto lanes) { part = part + Keep(Exp(Get(x + first + i, lanes) * scale - shift), lanes); });
     sum += Sum(part);
   }
   return most == kNegativeInfinity && sum == 0.0f ? most : most + std::log(sum);
@@ -99,8 +100,8 @@ class DistillPlan : public Plan {
 
   float* Scratch(void* workspace, int part) const { return At<float>(workspace, scratch_) + part * scratch_floats_; }
 
-  // Scores of the row's ClassCount() classes in `p` and `q`, the student's plain logits at the teacher's ids in `l` [k].
-  // `second` is the mode's second normaliser.
+  // Scores of the row's ClassCount() classes in `p` and `q`, the student's plain logits at the teacher's ids in `l`
+  // [k]. `second` is the mode's second normaliser.
   struct Norms {
     float p, q;
   };
@@ -122,8 +123,8 @@ class DistillPlan : public Plan {
   }
   int64_t ClassCount() const { return s_.k + (tail_ ? 1 : 0); }
 
-  // log sum e^l over what is not in the teacher's ids. The ids are taken out of the row rather than their sum out of the
-  // total, which would cancel when the rest is small.
+  // log sum e^l over what is not in the teacher's ids. The ids are taken out of the row rather than their sum out of
+  // the total, which would cancel when the rest is small.
   float RestOf(const Row& row, float* copy) const {
     ForLanes(s_.v, [&](int64_t i, auto lanes) { Put(copy + i, Get(row.logits + i, lanes), lanes); });
     for (int64_t j = 0; j < s_.k; ++j) copy[row.ids[j]] = kNegativeInfinity;
@@ -226,8 +227,8 @@ class DistillBackward final : public DistillPlan<T> {
   }
 
  private:
-  // Every token gets its softmax terms; the target and the teacher's ids are written again with all their terms. What is
-  // read at single ids is read first: `to` may be the logits themselves.
+  // Every token gets its softmax terms; the target and the teacher's ids are written again with all their terms. What
+  // is read at single ids is read first: `to` may be the logits themselves.
   void Gradient(const typename Base::Row& row, float scale, const float* norms, float* scratch, T* to) const {
     const bool add = Accumulates(args_[kDlogits]);
     const float ce = scale * this->params_.gamma;
@@ -235,8 +236,9 @@ class DistillBackward final : public DistillPlan<T> {
     const float target = ToFloat(row.logits[row.target]);
     const float target_before = add ? ToFloat(to[row.target]) : 0.0f;
     const Second second = s_.k == 0 ? Second{} : AtIds(row, scale, ce, norms, scratch, add ? to : nullptr);
-    const float at_target = ce * (std::exp(target - norms[0]) - 1.0f) +
-                            (second.weight == 0.0f ? 0.0f : second.weight * std::exp(target * second.scale - second.norm));
+    const float at_target =
+        ce * (std::exp(target - norms[0]) - 1.0f) +
+        (second.weight == 0.0f ? 0.0f : second.weight * std::exp(target * second.scale - second.norm));
     ForLanes(s_.v, [&](int64_t i, auto lanes) {
       const Vec l = Get(row.logits + i, lanes);
       Vec g = ce * Exp(l - norms[0]);
@@ -314,8 +316,8 @@ Refusal OpenDistillLoss(const Request& request, std::unique_ptr<Plan>* out) {
   }
   const Sizes sizes = {dims['M'], dims['V'], std::max<int64_t>(dims['k'], 0)};
   if (sizes.k > sizes.v) {
-    return Invalid("DISTILL_LOSS: the teacher has " + std::to_string(sizes.k) + " ids a row, at most the vocabulary of " +
-                   std::to_string(sizes.v) + " is allowed");
+    return Invalid("DISTILL_LOSS: the teacher has " + std::to_string(sizes.k) +
+                   " ids a row, at most the vocabulary of " + std::to_string(sizes.v) + " is allowed");
   }
   WithType(dims.activation, [&](auto t) {
     using T = decltype(t);

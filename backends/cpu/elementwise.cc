@@ -125,14 +125,15 @@ class MixPlan final : public Plan {
   void Run(const xh_tensor* args, void*, void*) const override {
     RunParts(parts_, tokens_, [&](int64_t first, int64_t last, int) {
       for (int64_t i = first; i < last; ++i) {
+        const Token token = {i / t_, i % t_};
         for (int64_t h = 0; h < h_; ++h) {
-          const float o = *Place<float>(args, kO, i, h);
-          const T *x = Place<T>(args, kX, i, h), *y = Place<T>(args, kY, i, h);
+          const float o = *Place<float>(args, kO, token, h);
+          const T *x = Place<T>(args, kX, token, h), *y = Place<T>(args, kY, token, h);
           if (backward_) {
-            Backward(args, i, h, o, x, y);
+            Backward(args, token, h, o, x, y);
             continue;
           }
-          T* const out = Place<T>(args, kH, i, h);
+          T* const out = Place<T>(args, kH, token, h);
           ForLanes(d_, [&](int64_t j, auto lanes) {
             Put(out + j, o * Get(x + j, lanes) + (1.0f - o) * Get(y + j, lanes), lanes);
           });
@@ -144,18 +145,21 @@ class MixPlan final : public Plan {
  private:
   enum { kO, kX, kY, kH, kDh, kDo, kDx, kDy };
 
+  struct Token {
+    int64_t b, t;
+  };
+
   // Element (b, h, t, 0) of an argument whose layout is [B,H,T(,d)]; null when it is absent.
   template <class U>
-  U* Place(const xh_tensor* args, int index, int64_t token, int64_t h) const {
+  U* Place(const xh_tensor* args, int index, Token token, int64_t h) const {
     const xh_tensor& a = args_[index];
     if (!Present(a)) return nullptr;
-    const int64_t b = token / t_, t = token % t_;
-    return static_cast<U*>(args[index].data) + b * a.stride[0] + h * a.stride[1] + t * a.stride[2];
+    return static_cast<U*>(args[index].data) + token.b * a.stride[0] + h * a.stride[1] + token.t * a.stride[2];
   }
 
-  void Backward(const xh_tensor* args, int64_t i, int64_t h, float o, const T* x, const T* y) const {
-    const T* const dh = Place<T>(args, kDh, i, h);
-    T *dx = Place<T>(args, kDx, i, h), *dy = Place<T>(args, kDy, i, h);
+  void Backward(const xh_tensor* args, Token token, int64_t h, float o, const T* x, const T* y) const {
+    const T* const dh = Place<T>(args, kDh, token, h);
+    T *dx = Place<T>(args, kDx, token, h), *dy = Place<T>(args, kDy, token, h);
     Vec dot = {};
     ForLanes(d_, [&](int64_t j, auto lanes) {
       const Vec g = dh == nullptr ? Vec{} : Get(dh + j, lanes);
@@ -163,7 +167,7 @@ class MixPlan final : public Plan {
       if (dy != nullptr) PutGradient(dy + j, (1.0f - o) * g, Accumulates(args_[kDy]), lanes);
       dot = dot + g * (Get(x + j, lanes) - Get(y + j, lanes));
     });
-    if (float* target = Place<float>(args, kDo, i, h)) {
+    if (float* target = Place<float>(args, kDo, token, h)) {
       *target = Sum(dot) + (Accumulates(args_[kDo]) ? *target : 0.0f);
     }
   }
@@ -178,9 +182,9 @@ class MixPlan final : public Plan {
 
 Refusal OpenAdd(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal = CheckArguments("ADD", request,
-                                   {{"a", "MD", Type::kActivation, 0}, {"b", "MD", Type::kActivation, 0}},
-                                   {{"y", "MD", Type::kActivation, 0}}, &dims);
+  Refusal refusal =
+      CheckArguments("ADD", request, {{"a", "MD", Type::kActivation, 0}, {"b", "MD", Type::kActivation, 0}},
+                     {{"y", "MD", Type::kActivation, 0}}, &dims);
   if (refusal.code != 0) return refusal;
   WithType(dims.activation, [&](auto t) { *out = std::make_unique<AddPlan<decltype(t)>>(request, dims); });
   return {};
@@ -188,9 +192,9 @@ Refusal OpenAdd(const Request& request, std::unique_ptr<Plan>* out) {
 
 Refusal OpenSwiglu(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal = CheckArguments("SWIGLU", request,
-                                   {{"gate", "MF", Type::kActivation, kNeeded}, {"up", "MF", Type::kActivation, kNeeded}},
-                                   {{"y", "MF", Type::kActivation, 0}}, &dims);
+  Refusal refusal = CheckArguments(
+      "SWIGLU", request, {{"gate", "MF", Type::kActivation, kNeeded}, {"up", "MF", Type::kActivation, kNeeded}},
+      {{"y", "MF", Type::kActivation, 0}}, &dims);
   if (refusal.code != 0) return refusal;
   WithType(dims.activation, [&](auto t) { *out = std::make_unique<SwigluPlan<decltype(t)>>(request, dims); });
   return {};

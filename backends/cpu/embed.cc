@@ -88,7 +88,8 @@ class EmbedBackward final : public Plan {
         for (int64_t m = 0; m < m_; ++m) {
           const auto* const from = dy + m * dy_.stride[0];
           float* const to = table + ids[m] * dtable_.stride[0] + column;
-          ForLanes(width, [&](int64_t i, auto lanes) { Put(to + i, Get(to + i, lanes) + Get(from + i, lanes), lanes); });
+          ForLanes(width,
+                   [&](int64_t i, auto lanes) { Put(to + i, Get(to + i, lanes) + Get(from + i, lanes), lanes); });
         }
       });
     });
@@ -107,8 +108,7 @@ class EmbedBackward final : public Plan {
 Refusal OpenEmbed(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
   Refusal refusal = CheckArguments(
-      "EMBED", request,
-      {{"table", "VD", Type::kFloat, kParameter}, {"ids", "M", Type::kI32, kNeeded | kConstant}},
+      "EMBED", request, {{"table", "VD", Type::kFloat, kParameter}, {"ids", "M", Type::kI32, kNeeded | kConstant}},
       {{"y", "MD", Type::kFloat, 0}}, &dims);
   if (refusal.code != 0) return refusal;
   if (request.pass == XH_BACKWARD) {

@@ -13,8 +13,8 @@ enum { kU, kA, kPhi, kDphi, kDu, kDa };
 constexpr int64_t kTokens = 60;  // a multiple of kTileRows of every instruction set
 
 struct Sizes {
-  int64_t b, heads, inputs, t, d, n;  // inputs: heads of u
-  int64_t d_padded, n_padded, blocks; // blocks: of kTokens in a sequence
+  int64_t b, heads, inputs, t, d, n;   // inputs: heads of u
+  int64_t d_padded, n_padded, blocks;  // blocks: of kTokens in a sequence
   bool hedgehog;
 
   Sizes(const Dims& dims, bool is_hedgehog)
@@ -138,8 +138,9 @@ class FeatureForward final : public Plan {
   int64_t units_, maps_ = 0, scratch_ = 0, scratch_floats_ = 0;
 };
 
-// dscores = J^T dphi; du = sum over the heads that read u of dscores a_h^T; da_h = sum over tokens of u^T dscores. A unit of
-// work is one block of one head of u with every head that reads it. da is summed by part, parts are added in order.
+// dscores = J^T dphi; du = sum over the heads that read u of dscores a_h^T; da_h = sum over tokens of u^T dscores. A
+// unit of work is one block of one head of u with every head that reads it. da is summed by part, parts are added in
+// order.
 template <class T>
 class FeatureBackward final : public Plan {
  public:
@@ -243,10 +244,10 @@ class FeatureBackward final : public Plan {
 
 Refusal OpenFeatureMap(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal = CheckArguments(
-      "FEATURE_MAP", request,
-      {{"u", "BUTd", Type::kActivation, kNeeded}, {"a", "Hdn", Type::kFloat, kNeeded | kParameter}},
-      {{"phi", "BHTp", Type::kActivation, kNeeded}}, &dims);
+  Refusal refusal =
+      CheckArguments("FEATURE_MAP", request,
+                     {{"u", "BUTd", Type::kActivation, kNeeded}, {"a", "Hdn", Type::kFloat, kNeeded | kParameter}},
+                     {{"phi", "BHTp", Type::kActivation, kNeeded}}, &dims);
   if (refusal.code != 0) return refusal;
   xh_feature_map_params params = {};
   refusal = Params("FEATURE_MAP", request, &params);

@@ -39,12 +39,16 @@ class GatePlan : public Plan {
     return maps;
   }
 
-  // Element (b, h, t, 0) of argument `index`, token = b * T + t; null when it is absent.
+  struct Token {
+    int64_t b, t;
+  };
+
+  // Element (b, h, t, 0) of argument `index`; null when it is absent.
   template <class U>
-  U* Place(const xh_tensor* args, int index, int64_t token, int64_t h) const {
+  U* Place(const xh_tensor* args, int index, Token token, int64_t h) const {
     const xh_tensor& a = args_[index];
     if (!Present(a)) return nullptr;
-    return static_cast<U*>(args[index].data) + token / s_.t * a.stride[0] + h * a.stride[1] + token % s_.t * a.stride[2];
+    return static_cast<U*>(args[index].data) + token.b * a.stride[0] + h * a.stride[1] + token.t * a.stride[2];
   }
 
   std::vector<xh_tensor> args_;
@@ -63,14 +67,15 @@ class GateForward final : public GatePlan {
   void Run(const xh_tensor* args, void* workspace, void*) const override {
     const float* const maps = CopyMaps(args, workspace);
     RunParts(parts_, s_.tokens(), [&](int64_t first, int64_t last, int) {
-      for (int64_t token = first; token < last; ++token) {
+      for (int64_t i = first; i < last; ++i) {
+        const Token token = {i / s_.t, i % s_.t};
         for (int64_t h = 0; h < s_.heads; ++h) Gate(args, maps + h * 3 * s_.d, token, h);
       }
     });
   }
 
  private:
-  void Gate(const xh_tensor* args, const float* w, int64_t token, int64_t h) const {
+  void Gate(const xh_tensor* args, const float* w, Token token, int64_t h) const {
     const int64_t kv = h / (s_.heads / s_.kv_heads), d = s_.d;
     const T *q = Place<T>(args, kQ, token, h), *k = Place<T>(args, kK, token, kv), *v = Place<T>(args, kV, token, kv);
     Vec from_q = {}, from_k = {}, from_v = {};
@@ -85,8 +90,8 @@ class GateForward final : public GatePlan {
   }
 };
 
-// With g = do o (1 - o): dq = g w_q; dk and dv sum g w over the heads that read them; dw_h = sum over tokens of g [q|k|v],
-// by part, parts added in order.
+// With g = do o (1 - o): dq = g w_q; dk and dv sum g w over the heads that read them; dw_h = sum over tokens of g
+// [q|k|v], by part, parts added in order.
 template <class T>
 class GateBackward final : public GatePlan {
  public:
@@ -104,13 +109,13 @@ class GateBackward final : public GatePlan {
       float* const sum = sums + part * sum_floats_;
       std::fill(sum, sum + sum_floats_, 0.0f);
       float* const slopes = At<float>(workspace, slopes_) + part * s_.heads;
-      for (int64_t token = first; token < last; ++token) Token(args, maps, token, sum, slopes);
+      for (int64_t i = first; i < last; ++i) Gradients(args, maps, {i / s_.t, i % s_.t}, sum, slopes);
     });
     if (want_sums_) AddShares(args, sums);
   }
 
  private:
-  void Token(const xh_tensor* args, const float* maps, int64_t token, float* sum, float* slopes) const {
+  void Gradients(const xh_tensor* args, const float* maps, Token token, float* sum, float* slopes) const {
     const int64_t d = s_.d, group = s_.heads / s_.kv_heads;
     for (int64_t h = 0; h < s_.heads; ++h) {
       const float* const gradient = Place<float>(args, kDo, token, h);

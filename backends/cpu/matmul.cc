@@ -17,8 +17,8 @@ class ForwardPlan final : public Plan {
   ForwardPlan(const Request& request, const Dims& dims) : bias_(request.args[kBias]), n_(dims['N']) {
     const xh_tensor &x = request.args[kX], &w = request.args[kW], &y = request.args[kY];
     if (dims['M'] > 0 && n_ > 0) {
-      const GemmShape shape = {dims['M'], n_,    dims['K'], Leading(x), Leading(w),    Leading(y), false,
-                               true,      false, Present(bias_), x.dtype, w.dtype, y.dtype};
+      const GemmShape shape = {dims['M'], n_,    dims['K'],      Leading(x), Leading(w), Leading(y), false,
+                               true,      false, Present(bias_), x.dtype,    w.dtype,    y.dtype};
       gemm_ = OpenGemm(shape, request.threads);
       scratch_ = Reserve(&workspace_bytes, gemm_->scratch_bytes);
     }

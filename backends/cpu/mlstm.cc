@@ -103,5 +103,22 @@ void WriteState(const Shape& s, const float* matrix, const float* vector, double
   static_cast<float*>(max.data)[b * max.stride[0] + head * max.stride[1]] = static_cast<float>(m);
 }
 
+void ZeroGradients(const xh_tensor* args) {
+  for (int slot = kDq; slot <= kDf; ++slot) {
+    const xh_tensor& x = args[slot];
+    if (!Present(x) || Accumulates(x)) continue;
+    const size_t bytes = x.dtype == XH_BF16 ? 2 : 4;
+    const int64_t columns = x.rank == 4 ? x.shape[3] : 1;
+    for (int64_t b = 0; b < x.shape[0]; ++b) {
+      for (int64_t head = 0; head < x.shape[1]; ++head) {
+        const TileRows rows = HeadRows(x, b, head);
+        for (int64_t t = 0; t < x.shape[2]; ++t) {
+          std::memset(rows.From(t).data, 0, static_cast<size_t>(columns) * bytes);
+        }
+      }
+    }
+  }
+}
+
 }  // namespace mlstm
 }  // namespace xh::cpu::XH_ISA

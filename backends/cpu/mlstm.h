@@ -77,6 +77,9 @@ void ReadState(const Shape& s, const xh_tensor* args, int first, int64_t pair, f
 void WriteState(const Shape& s, const float* matrix, const float* vector, double m, const xh_tensor* args, int first,
                 int64_t pair);
 
+// Zeroes every input gradient that is not added to what is there: h has no gradient.
+void ZeroGradients(const xh_tensor* args);
+
 std::unique_ptr<Plan> MakeStep(const Shape& shape, const Request& request);
 std::unique_ptr<Plan> MakeForward(const Shape& shape, const Request& request);
 std::unique_ptr<Plan> MakeBackward(const Shape& shape, const Request& request);

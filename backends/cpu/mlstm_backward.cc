@@ -83,7 +83,7 @@ class Backward final : public Plan {
   }
 
   void Run(const xh_tensor* args, void* workspace, void* saved) const override {
-    if (!Present(args[kDh])) return Zero(args);
+    if (!Present(args[kDh])) return ZeroGradients(args);
     const State at = {args,
                       workspace,
                       {At<float>(workspace, gates_), At<float>(workspace, decay_), token_stride_, s_.chunks()},
@@ -372,24 +372,6 @@ class Backward final : public Plan {
     if (!Present(x)) return;
     float* const to = static_cast<float*>(x.data) + b * x.stride[0] + head * x.stride[1] + t * x.stride[2];
     *to = Accumulates(x) ? *to + value : value;
-  }
-
-  // Without a gradient of h every gradient is zero.
-  static void Zero(const xh_tensor* args) {
-    for (int slot = kDq; slot <= kDf; ++slot) {
-      const xh_tensor& x = args[slot];
-      if (!Present(x) || Accumulates(x)) continue;
-      const size_t bytes = x.dtype == XH_BF16 ? 2 : 4;
-      const int64_t columns = x.rank == 4 ? x.shape[3] : 1;
-      for (int64_t b = 0; b < x.shape[0]; ++b) {
-        for (int64_t head = 0; head < x.shape[1]; ++head) {
-          const TileRows rows = HeadRows(x, b, head);
-          for (int64_t t = 0; t < x.shape[2]; ++t) {
-            std::memset(rows.From(t).data, 0, static_cast<size_t>(columns) * bytes);
-          }
-        }
-      }
-    }
   }
 
   Shape s_;

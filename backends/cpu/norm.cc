@@ -116,9 +116,8 @@ class NormBackward final : public Plan {
       return;
     }
     Vec dot = {};
-    ForLanes(d_, [&](int64_t i, auto lanes) {
-      dot = Fma(Get(g + i, lanes) * Get(w + i, lanes), Get(x + i, lanes), dot);
-    });
+    ForLanes(d_,
+             [&](int64_t i, auto lanes) { dot = Fma(Get(g + i, lanes) * Get(w + i, lanes), Get(x + i, lanes), dot); });
     const float shrink = Sum(dot) / static_cast<float>(d_) * r * r * r;
     ForLanes(d_, [&](int64_t i, auto lanes) {
       const Vec v = Get(g + i, lanes) * Get(w + i, lanes) * r - Get(x + i, lanes) * shrink;
@@ -137,8 +136,7 @@ class NormBackward final : public Plan {
 Refusal OpenRmsNorm(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
   Refusal refusal = CheckArguments(
-      "RMS_NORM", request,
-      {{"x", "MD", Type::kActivation, kNeeded}, {"w", "D", Type::kFloat, kNeeded | kParameter}},
+      "RMS_NORM", request, {{"x", "MD", Type::kActivation, kNeeded}, {"w", "D", Type::kFloat, kNeeded | kParameter}},
       {{"y", "MD", Type::kActivation, 0}}, &dims);
   if (refusal.code != 0) return refusal;
   xh_norm_params params = {};

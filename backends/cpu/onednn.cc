@@ -1,8 +1,8 @@
 // Matrix products by oneDNN, version 2 or 3: the only file that sees its headers.
-#include <dnnl.hpp>
 #include <omp.h>
 
 #include <cstring>
+#include <dnnl.hpp>
 #include <string>
 
 #include "backends/cpu/gemm.h"
@@ -17,9 +17,7 @@ const dnnl::engine& Engine() {
   return engine;
 }
 
-memory::data_type TypeOf(xh_dtype dtype) {
-  return dtype == XH_BF16 ? memory::data_type::bf16 : memory::data_type::f32;
-}
+memory::data_type TypeOf(xh_dtype dtype) { return dtype == XH_BF16 ? memory::data_type::bf16 : memory::data_type::f32; }
 
 // oneDNN takes its thread count from the calling thread's OpenMP setting.
 class ThreadScope {

@@ -33,7 +33,8 @@ int ArgumentCount(const OpEntry& op, xh_pass pass) {
 Refusal CheckDesc(const OpEntry& op, const xh_op_desc& desc) {
   const std::string where = std::string(op.name) + ": ";
   if (desc.pass < XH_INFER || desc.pass > XH_BACKWARD) {
-    return Invalid(where + "pass is " + std::to_string(desc.pass) + ", allowed is INFER (0), FORWARD (1), BACKWARD (2)");
+    return Invalid(where + "pass is " + std::to_string(desc.pass) +
+                   ", allowed is INFER (0), FORWARD (1), BACKWARD (2)");
   }
   if (desc.flags != 0) return Unsupported(where + "flags is " + std::to_string(desc.flags) + ", allowed is 0");
   const int expected = ArgumentCount(op, desc.pass);
@@ -126,9 +127,9 @@ xh_error* PlanRun(const xh_plan* plan, xh_stream* stream, const xh_tensor* args,
   });
 }
 
-const xh_backend kBackend = {sizeof(xh_backend), 0,          DeviceCount, DeviceOpen, DeviceClose, DeviceQuery,
-                             Allocate,           Release,    StreamOpen,  StreamClose, Record,     Wait,
-                             EventClose,         Synchronize, Copy,       PlanOpen,   PlanClose,   PlanRun};
+const xh_backend kBackend = {sizeof(xh_backend), 0,           DeviceCount, DeviceOpen,  DeviceClose, DeviceQuery,
+                             Allocate,           Release,     StreamOpen,  StreamClose, Record,      Wait,
+                             EventClose,         Synchronize, Copy,        PlanOpen,    PlanClose,   PlanRun};
 
 #if defined(__x86_64__) && !defined(XH_SINGLE_ISA)
 bool Runnable() { return __builtin_cpu_supports("x86-64-v2") != 0; }

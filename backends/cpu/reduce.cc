@@ -10,11 +10,7 @@ namespace {
 class ReducePlan final : public Plan {
  public:
   ReducePlan(const Request& request, const Dims& dims, bool squares)
-      : m_(dims['M']),
-        n_(dims['N']),
-        stride_(request.args[0].stride[0]),
-        threads_(request.threads),
-        squares_(squares) {
+      : m_(dims['M']), n_(dims['N']), stride_(request.args[0].stride[0]), threads_(request.threads), squares_(squares) {
     implementation = "double";
     shares_ = m_ * n_ < kWorthThreads ? 1 : std::max<int64_t>(1, std::min<int64_t>(kShares, m_));
     sums_ = Reserve(&workspace_bytes, shares_ * n_ * 8);

@@ -37,8 +37,8 @@ class RopePlan final : public Plan {
       if (p < 0 || p + t_ > rows_) {
         throw RunError{XH_INVALID_ARGUMENT, "ROPE: position[" + std::to_string(b) + "] is " + std::to_string(p) +
                                                 ", allowed is 0 to " + std::to_string(rows_ - t_) + " for " +
-                                                std::to_string(t_) + " tokens of a table of " +
-                                                std::to_string(rows_) + " rows"};
+                                                std::to_string(t_) + " tokens of a table of " + std::to_string(rows_) +
+                                                " rows"};
       }
     }
     const T* const from = Present(from_) ? static_cast<const T*>(args[from_index_].data) : nullptr;

@@ -16,7 +16,8 @@ const float* Copied(const T* from, int64_t ld, int64_t rows, int64_t width, floa
   return buffer;
 }
 
-// C = A B^T where A or B has few rows: the short side stays in cache, the long side is read once, several rows at a time.
+// C = A B^T where A or B has few rows: the short side stays in cache, the long side is read once, several rows at a
+// time.
 template <class TShort, class TLong, class TC>
 class DotGemm final : public Gemm {
  public:
@@ -30,38 +31,48 @@ class DotGemm final : public Gemm {
   void Run(const void* a, const void* b, const float* bias, void* c, void* scratch) const override {
     const TShort* const few = static_cast<const TShort*>(short_is_a_ ? a : b);
     const TLong* const many = static_cast<const TLong*>(short_is_a_ ? b : a);
-    const float* const rows =
-        Copied(few, short_is_a_ ? s_.lda : s_.ldb, short_rows_, s_.k, At<float>(scratch, copy_));
+    const float* const rows = Copied(few, short_is_a_ ? s_.lda : s_.ldb, short_rows_, s_.k, At<float>(scratch, copy_));
     const float* const shift = s_.bias ? bias : nullptr;
     RunParts(Parts(threads_, long_rows_, long_rows_ * s_.k), long_rows_, [&](int64_t first, int64_t last, int) {
-      WithRows<kThin>(short_rows_, [&]<int S>() { Share<S>(rows, many, shift, static_cast<TC*>(c), first, last); });
+      // Four long rows at a time meet all short ones, three by three: the long ones come from memory once.
+      int64_t i = first;
+      if (short_rows_ == 1) {  // one sum a row: more rows, so that sums do not wait for each other
+        for (; i + 2 * kLongRows <= last; i += 2 * kLongRows) {
+          Stripe<2 * kLongRows>(rows, many, shift, static_cast<TC*>(c), i);
+        }
+      }
+      for (; i + kLongRows <= last; i += kLongRows) Stripe<kLongRows>(rows, many, shift, static_cast<TC*>(c), i);
+      for (; i < last; ++i) Stripe<1>(rows, many, shift, static_cast<TC*>(c), i);
     });
   }
 
  private:
-  template <int S>
-  void Share(const float* few, const TLong* many, const float* bias, TC* c, int64_t first, int64_t last) const {
-    constexpr int R = S == 1 ? 8 : S <= 3 ? 4 : S <= 6 ? 2 : 1;
-    int64_t i = first;
-    for (; i + R <= last; i += R) Dots<S, R>(few, many, bias, c, i);
-    for (; i < last; ++i) Dots<S, 1>(few, many, bias, c, i);
+  static constexpr int kLongRows = 4;
+  static constexpr int kShortRows = 3;
+
+  template <int R>
+  void Stripe(const float* few, const TLong* many, const float* bias, TC* c, int64_t i) const {
+    for (int s = 0; s < short_rows_; s += kShortRows) {
+      WithRows<kShortRows>(std::min(kShortRows, short_rows_ - s),
+                           [&]<int S>() { Dots<S, R>(few, many, bias, c, i, s); });
+    }
   }
 
   template <int S, int R>
-  void Dots(const float* few, const TLong* many, const float* bias, TC* c, int64_t i) const {
+  void Dots(const float* few, const TLong* many, const float* bias, TC* c, int64_t i, int first) const {
     const int64_t ld = short_is_a_ ? s_.ldb : s_.lda;
     Vec sum[S][R] = {};
     ForLanes(s_.k, [&](int64_t k, auto lanes) {
       Vec x[R];
       for (int r = 0; r < R; ++r) x[r] = Get(many + (i + r) * ld + k, lanes);
       for (int s = 0; s < S; ++s) {
-        const Vec y = Get(few + s * s_.k + k, lanes);
+        const Vec y = Get(few + (first + s) * s_.k + k, lanes);
         for (int r = 0; r < R; ++r) sum[s][r] = Fma(x[r], y, sum[s][r]);
       }
     });
     for (int s = 0; s < S; ++s) {
       for (int r = 0; r < R; ++r) {
-        const int64_t m = short_is_a_ ? s : i + r, n = short_is_a_ ? i + r : s;
+        const int64_t m = short_is_a_ ? first + s : i + r, n = short_is_a_ ? i + r : first + s;
         TC* const target = c + m * s_.ldc + n;
         const float value = Sum(sum[s][r]) + (bias == nullptr ? 0.0f : bias[n]);
         *target = FromFloat<TC>(s_.accumulate ? ToFloat(*target) + value : value);
@@ -177,9 +188,8 @@ std::unique_ptr<Gemm> Make(xh_dtype first, xh_dtype second, const GemmShape& sha
   std::unique_ptr<Gemm> gemm;
   WithType(first, [&](auto a) {
     WithType(second, [&](auto b) {
-      WithType(shape.c, [&](auto c) {
-        gemm = std::make_unique<G<decltype(a), decltype(b), decltype(c)>>(shape, threads);
-      });
+      WithType(shape.c,
+               [&](auto c) { gemm = std::make_unique<G<decltype(a), decltype(b), decltype(c)>>(shape, threads); });
     });
   });
   return gemm;

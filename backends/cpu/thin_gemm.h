@@ -7,8 +7,8 @@
 
 namespace xh::cpu::XH_ISA {
 
-constexpr int kThin = 8;      // most columns, or most steps of k, of a thin product
-constexpr int kThinRows = 4;  // most rows that stream the weights once
+constexpr int kThin = 8;       // most columns, or most steps of k, of a thin product
+constexpr int kThinRows = 16;  // most rows that stream the weights once
 
 // The kernel for a product with a short side, or null where none is short. Results repeat for a given thread count.
 std::unique_ptr<Gemm> OpenThinGemm(const GemmShape& shape, int threads);

@@ -29,7 +29,20 @@ struct TaskScore {
   double perplexity = 0;  // kPerplexity
 };
 
-std::string NameOf(const std::string& path) { return std::filesystem::path(path).lexically_normal().stem().string(); }
+// A model's name in tables: its file's, and its directory's where every run calls its student the same.
+std::string NameOf(const std::string& path) {
+  std::filesystem::path normal = std::filesystem::path(path).lexically_normal();
+  if (!normal.has_filename()) normal = normal.parent_path();  // "runs/seed/"
+  const std::string directory = normal.parent_path().filename().string();
+  const std::string name = normal.stem().string();
+  return name == "student" && !directory.empty() ? directory : name;
+}
+
+// Before hours of work rather than after them. Leaves a file that is there as it is.
+Status CheckWritable(const std::string& path) {
+  if (path.empty() || std::ofstream(path, std::ios::app)) return absl::OkStatus();
+  return IoError("the report ", path, " cannot be written");
+}
 
 class EvaluateJob : public Job {
  public:
@@ -193,6 +206,7 @@ StatusOr<std::unique_ptr<Job>> OpenEvaluateJob(const std::shared_ptr<Runtime>& r
                            checked["models"].size(), " models");
   }
   std::vector<Task> tasks;
+  XH_RETURN_IF_ERROR(CheckWritable(checked["output"]));
   for (const json& path : checked["tasks"]) {
     XH_ASSIGN_OR_RETURN(Task task, ReadTask(path, checked["limit"].get<int64_t>()));
     tasks.push_back(std::move(task));

@@ -62,7 +62,7 @@ StatusOr<SampleResult> Answer(Session& session, const Sample& sample, int64_t ma
   for (bool finished = false; !finished; ++result.tokens) {
     XH_ASSIGN_OR_RETURN(Session::Chosen chosen, session.Next());
     result.answer += chosen.piece;
-    finished = chosen.finished;
+    finished = chosen.finished || session.position() == session.capacity();
   }
   result.answer = std::string(absl::StripAsciiWhitespace(result.answer));
   result.correct = result.answer == absl::StripAsciiWhitespace(sample.answer);

@@ -23,6 +23,11 @@ LayerEntry LayerOf(const json& mixer) {
   return layer;
 }
 
+// Bytes that a writer of checkpoints never wrote.
+Status AsCorrupt(const Status& status) {
+  return CodeOf(status) == XH_INVALID_ARGUMENT ? Corrupt(std::string(status.message())) : status;
+}
+
 }  // namespace
 
 ModelFiles FilesOf(const Model& model) { return {model.tokenizer_files, model.huggingface_files, model.history}; }
@@ -62,11 +67,13 @@ StatusOr<ModelConfig> ReadConfig(const CheckpointReader& reader) {
   const std::string where = reader.directory() + ": config";
   auto text = reader.metadata().find(kConfigKey);
   if (text == reader.metadata().end()) return Incompatible(reader.directory(), " is a checkpoint without a model");
-  XH_ASSIGN_OR_RETURN(const json object, ParseJson(text->second, where));
-  XH_ASSIGN_OR_RETURN(ModelConfig config, ConfigFromJson(object, where));
+  const StatusOr<json> object = ParseJson(text->second, where);
+  if (!object.ok()) return AsCorrupt(object.status());
+  StatusOr<ModelConfig> config = ConfigFromJson(*object, where);
+  if (!config.ok()) return AsCorrupt(config.status());
   // The manifest's table of layers is what other programs see.
-  bool same = reader.layers().size() == config.mixers.size();
-  for (size_t i = 0; same && i < config.mixers.size(); ++i) same = reader.layers()[i].kind == config.mixers[i].kind;
+  bool same = reader.layers().size() == config->mixers.size();
+  for (size_t i = 0; same && i < config->mixers.size(); ++i) same = reader.layers()[i].kind == config->mixers[i].kind;
   if (!same) return Corrupt(reader.directory(), ": the table of layers contradicts the config");
   return config;
 }
@@ -74,7 +81,9 @@ StatusOr<ModelConfig> ReadConfig(const CheckpointReader& reader) {
 StatusOr<json> ReadHistory(const CheckpointReader& reader) {
   auto text = reader.metadata().find(kHistoryKey);
   if (text == reader.metadata().end()) return json::array();
-  return ParseJson(text->second, reader.directory() + ": history");
+  StatusOr<json> history = ParseJson(text->second, reader.directory() + ": history");
+  if (!history.ok()) return AsCorrupt(history.status());
+  return history;
 }
 
 std::map<std::string, std::string> ReadFiles(const CheckpointReader& reader, const std::string& prefix) {

@@ -81,16 +81,22 @@ Status ReadDirectory(const std::string& directory, const std::vector<std::string
   return absl::OkStatus();
 }
 
+StatusOr<json> ParseStored(const std::string& text, const std::string& where) {
+  StatusOr<json> parsed = ParseJson(text, where);
+  if (!parsed.ok()) return Corrupt(std::string(parsed.status().message()));
+  return parsed;
+}
+
 StatusOr<ModelConfig> ReadHuggingFaceConfig(const std::map<std::string, std::string>& files,
                                             const std::string& directory) {
   auto config = files.find("config.json");
   if (config == files.end()) return NotFound(directory, " has no config.json");
   const std::string where = directory + "/config.json";
-  XH_ASSIGN_OR_RETURN(const json object, ParseJson(config->second, where));
+  XH_ASSIGN_OR_RETURN(const json object, ParseStored(config->second, where));
   json generation;
   auto found = files.find("generation_config.json");
   if (found != files.end()) {
-    XH_ASSIGN_OR_RETURN(generation, ParseJson(found->second, directory + "/generation_config.json"));
+    XH_ASSIGN_OR_RETURN(generation, ParseStored(found->second, directory + "/generation_config.json"));
   }
   return ConfigFromHuggingFace(object, generation, where);
 }

@@ -16,11 +16,11 @@ namespace xh {
 enum class Tap { kMixerOut, kLogits };
 
 struct DeclaredLoss {
-  xh_op op;  // XH_OP_ALIGN_LOSS on kMixerOut, XH_OP_DISTILL_LOSS on kLogits
-  Tap tap;
-  xh_forward student;         // XH_STUDENT or XH_STUDENT_MIXERS; the other side is the teacher
-  xh_distill_params distill;  // of XH_OP_DISTILL_LOSS
-  int32_t top_k = 0;          // likewise
+  xh_op op = 0;  // XH_OP_ALIGN_LOSS on kMixerOut, XH_OP_DISTILL_LOSS on kLogits
+  Tap tap = Tap::kMixerOut;
+  xh_forward student = XH_STUDENT;  // XH_STUDENT or XH_STUDENT_MIXERS; the other side is the teacher
+  xh_distill_params distill = {};   // of XH_OP_DISTILL_LOSS
+  int32_t top_k = 0;                // likewise
 };
 
 struct StageDeclaration {

@@ -63,6 +63,7 @@ class DistillRun {
   const BatchStream& batches() const { return *batches_; }
   const std::vector<StagePlan>& plans() const { return plans_; }
   int64_t stage() const { return stage_; }
+  StageTrainer* trainer() { return trainer_.get(); }  // of the stage in hand; NULL when all are done
   int64_t total_step() const { return total_step_; }
   int64_t total_steps() const;
   int64_t memory_bytes() const;  // weights, optimizer and step of the stage in hand

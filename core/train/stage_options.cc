@@ -58,6 +58,7 @@ Status CheckTrainerTypes(const json& options, const std::string& stage) {
       return Incompatible("stage.", stage, ": its schema makes \"", name, "\" something other than an integer");
     }
   }
+  if (options["steps"] < 1) return Incompatible("stage.", stage, ": its schema allows \"steps\" below 1");
   if (!options.contains("schedule") || !options["schedule"].is_string()) {
     return Incompatible("stage.", stage, ": its schema makes \"schedule\" something other than text");
   }

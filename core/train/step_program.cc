@@ -124,7 +124,10 @@ void StepProgram::AddLogitsBlock(const DeclaredLoss& loss, Value student_rows, V
   if (loss.distill.mode == XH_KL_TAIL_BUCKET) top.values = LogProbabilities(teacher_logits, top.values, loss.top_k);
   Value logits = BuildLogits(graph_, student_.config, bind_student_, student_rows);  // [M,V]
   Value losses = DistillLoss(graph_, logits, targets, &top, scale_, loss.distill);   // [M,2]
-  sums_.push_back(Reduce(graph_, losses, XH_REDUCE_SUM));
+  // Not by Reduce: the losses lie on the tape, and nothing flows back through their sum.
+  const xh_reduce_params sum{XH_SIZED(xh_reduce_params), XH_REDUCE_SUM};
+  sums_.push_back(graph_.Uninitialized({XH_F32, {2}}));
+  graph_.Emit(XH_OP_REDUCE, XH_INFER, &sum, sizeof(sum), {losses, sums_.back()});
 }
 
 // values - logsumexp(logits): what the tail bucket wants of the teacher, [M,k]. No op gives the logsumexp, but the

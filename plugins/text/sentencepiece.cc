@@ -85,6 +85,7 @@ xh_error* ReadConfig(const std::string& bytes, xh_text* text) {
 
 xh_error* OpenFiles(const xh_text_file* files, int64_t count, xh_text** out) {
   auto text = std::make_unique<xh_text>();
+  std::string template_file;
   bool loaded = false;
   for (int64_t i = 0; i < count; ++i) {
     const std::string name = files[i].name;
@@ -96,9 +97,10 @@ xh_error* OpenFiles(const xh_text_file* files, int64_t count, xh_text** out) {
     } else if (name == "tokenizer_config.json") {
       if (xh_error* error = ReadConfig(bytes, text.get())) return error;
     } else if (name == "chat_template.jinja") {
-      text->chat_template = bytes;
+      template_file = bytes;
     }
   }
+  if (!template_file.empty()) text->chat_template = template_file;  // newer than the field of the config
   if (!loaded) return Error(XH_CORRUPT, "tokenizer.model holds no pieces");
   const auto status = text->processor.Decode(std::vector<int>{text->processor.unk_id()}, &text->unknown);
   if (!status.ok()) return Error(XH_CORRUPT, "tokenizer.model cannot decode its unknown piece: " + status.ToString());

@@ -1,15 +1,29 @@
 #include "context.h"
 
+#include <unistd.h>
+
+#include <cstdio>
 #include <iostream>
 
 #include "table.h"
 
 namespace cli {
+namespace {
+
+// Warnings of the library; on a terminal they take the place of the progress line.
+void PrintWarning(void*, xh_log_level level, const char* origin, const char* text) {
+  if (level < XH_LOG_WARNING) return;
+  const char* kind = level == XH_LOG_WARNING ? "warning" : "error";
+  std::fprintf(stderr, "%sxhybrid: %s: %s: %s\n", isatty(STDERR_FILENO) != 0 ? "\r\033[K" : "", kind, origin, text);
+}
+
+}  // namespace
 
 xh::Runtime& Context::runtime() {
   if (!runtime_) {
     xh::RuntimeConfig config;
     config.plugin_path = plugins;
+    if (!quiet) config.log = PrintWarning;
     if (!device.empty()) config.options.emplace_back("device", device);
     config.options.emplace_back("threads", threads);
     runtime_.emplace(config);
@@ -41,6 +55,8 @@ void SetByPath(json* object, const std::string& assignment) {
   }
   (*place)[path] = std::move(value);
 }
+
+CLI::Option* Repeatable(CLI::Option* option) { return option->allow_extra_args(false); }
 
 void PrintSchema(const std::string& schema_json) {
   Table table({"option", "type", "default", "meaning"});

@@ -21,6 +21,7 @@ struct Context {
   int64_t threads = 0;
   bool quiet = false;
   bool as_json = false;          // results as JSON on standard output
+  std::string events;            // file for a job's events, one JSON object a line
   std::function<int()> command;  // set by the subcommand that was given; returns the exit status
 
   xh::Runtime& runtime();  // opened on first use
@@ -38,6 +39,8 @@ void PrintJson(const json& value);                                    // indente
 json ParseOrThrow(const std::string& text, const std::string& what);  // UsageError naming `what`
 // Sets "a.b.c" of an object from "a.b.c=value"; the value is JSON where it parses as such, else text.
 void SetByPath(json* object, const std::string& assignment);
+// An option that may repeat takes one value each time, so that what follows it is not swallowed.
+CLI::Option* Repeatable(CLI::Option* option);
 // Prints the options of a job kind, or of a plugin's schema, as a table.
 void PrintSchema(const std::string& schema_json);
 

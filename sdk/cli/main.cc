@@ -13,7 +13,21 @@ void AddGlobalFlags(CLI::App& app, cli::Context& context) {
   app.add_option("--device", context.device, "Backend to run on (default: the best found)");
   app.add_option("--threads", context.threads, "Threads, 0 for every core")->check(CLI::Range(0, 4096));
   app.add_flag("--quiet,-q", context.quiet, "No progress");
-  app.add_flag("--json", context.as_json, "Results as JSON on standard output");
+  app.add_flag("--json", context.as_json, "Result as JSON on standard output, events as JSON lines on standard error");
+  app.add_option("--events", context.events, "File for the events of a job, one JSON object a line");
+}
+
+// What the parser says of a mistake, with the command it belongs to and where to read on.
+std::string Explain(const CLI::App& app, const CLI::ParseError& error) {
+  const std::vector<CLI::App*> given = app.get_subcommands();
+  if (!given.empty()) {
+    const std::string name = given.back()->get_name();
+    return name + ": " + error.what() + " (see xhybrid " + name + " --help)";
+  }
+  for (const std::string& word : app.remaining()) {
+    if (!word.empty() && word[0] != '-') return "unknown command \"" + word + "\" (see xhybrid --help)";
+  }
+  return std::string(error.what()) + " (see xhybrid --help)";
 }
 
 int Parse(CLI::App& app, int argc, char** argv) {
@@ -22,7 +36,7 @@ int Parse(CLI::App& app, int argc, char** argv) {
   } catch (const CLI::Success& success) {  // --help, --version
     return app.exit(success) == 0 ? -1 : kBadArguments;
   } catch (const CLI::ParseError& error) {
-    std::fprintf(stderr, "xhybrid: %s (see xhybrid --help)\n", error.what());
+    std::fprintf(stderr, "xhybrid: %s\n", Explain(app, error).c_str());
     return kBadArguments;
   }
   return 0;

@@ -20,7 +20,7 @@ struct Case {
   std::string params;  // bytes of the parameter struct
   std::vector<Arg> inputs;
   std::vector<Arg> outputs;
-  uint32_t needs_inputs = 0;    // bits of what BACKWARD reads
+  uint32_t needs_inputs = 0;  // bits of what BACKWARD reads
   uint32_t needs_outputs = 0;
   uint32_t differentiable = 0;  // bits of inputs that have a gradient
   uint32_t parameters = 0;      // bits of inputs whose gradient is f32

@@ -1,6 +1,6 @@
-// Runs single ops of a backend plugin on tensors given as doubles. The plugin is loaded through xh_plugin_v1 with a host
-// table of this fixture: no part of the core is involved. Every run surrounds outputs, workspace and saved memory with
-// bytes that must not change, fills what is not yet written with NaN, and checks that inputs are left alone.
+// Runs single ops of a backend plugin on tensors given as doubles. The plugin is loaded through xh_plugin_v1 with a
+// host table of this fixture: no part of the core is involved. Every run surrounds outputs, workspace and saved memory
+// with bytes that must not change, fills what is not yet written with NaN, and checks that inputs are left alone.
 #ifndef XHYBRID_TESTS_CONFORMANCE_BACKEND_FIXTURE_H_
 #define XHYBRID_TESTS_CONFORMANCE_BACKEND_FIXTURE_H_
 

@@ -122,9 +122,7 @@ TEST(Streams, RecordAndWait) {
 }
 
 // ADD of [2,3] with one thing wrong.
-std::vector<Arg> AddArgs() {
-  return {Random(XH_F32, {2, 3}, 1), Random(XH_F32, {2, 3}, 2), Output(XH_F32, {2, 3})};
-}
+std::vector<Arg> AddArgs() { return {Random(XH_F32, {2, 3}, 1), Random(XH_F32, {2, 3}, 2), Output(XH_F32, {2, 3})}; }
 std::string Refused(xh_op op, xh_pass pass, const std::vector<Arg>& args, xh_code code = XH_INVALID_ARGUMENT) {
   Op run(op);
   const Outcome outcome = run.Open(pass, args);
@@ -159,8 +157,9 @@ TEST(Plans, NameWhatIsWrong) {
   EXPECT_EQ(Refused(XH_OP_ADD, XH_FORWARD, args), "ADD: FORWARD takes 3 arguments (2 inputs and 1 outputs), got 2");
   EXPECT_EQ(Refused(999, XH_INFER, AddArgs(), XH_UNSUPPORTED), "plan_open: the cpu backend has no op 999");
   EXPECT_EQ(Refused(XH_OP_ADD, 7, AddArgs()), "ADD: pass is 7, allowed is INFER (0), FORWARD (1), BACKWARD (2)");
-  EXPECT_EQ(Refused(XH_OP_RMS_NORM, XH_INFER, {Random(XH_F32, {2, 3}, 1), Random(XH_F32, {3}, 2), Output(XH_F32, {2, 3})}),
-            "RMS_NORM: params is NULL, this op needs them");
+  EXPECT_EQ(
+      Refused(XH_OP_RMS_NORM, XH_INFER, {Random(XH_F32, {2, 3}, 1), Random(XH_F32, {3}, 2), Output(XH_F32, {2, 3})}),
+      "RMS_NORM: params is NULL, this op needs them");
   args = AddArgs();
   args[0].shape = args[1].shape = args[2].shape = {2, 0};
   EXPECT_EQ(Refused(XH_OP_ADD, XH_INFER, args), "ADD INFER: a.shape[1] is 0, at least 1 is allowed");
@@ -173,8 +172,9 @@ TEST(Plans, RefusePassesThatAnOpLacks) {
             "REDUCE: pass is FORWARD, it has INFER only");
 }
 TEST(Plans, RefuseGradientsThatDoNotExist) {
-  std::vector<Arg> args = {Absent(), Of(XH_I32, {2}, {0, 1}), Absent(), Random(XH_F32, {2, 3}, 1), Output(XH_F32, {5, 3}),
-                           Output(XH_F32, {2})};
+  std::vector<Arg> args = {
+      Absent(),           Of(XH_I32, {2}, {0, 1}), Absent(), Random(XH_F32, {2, 3}, 1), Output(XH_F32, {5, 3}),
+      Output(XH_F32, {2})};
   EXPECT_EQ(Refused(XH_OP_EMBED, XH_BACKWARD, args), "EMBED BACKWARD: gradient of ids is present, there is none");
 }
 
@@ -206,7 +206,8 @@ xh_plan* OpenMatmul(xh_device* device, const std::vector<xh_tensor>& args, xh_pl
 TEST(Plans, CheckWhatARunIsGiven) {
   Device device;
   std::vector<float> x(200 * 40, 1.0f), w(300 * 40, 1.0f), y(200 * 300, 0.0f);
-  const std::vector<xh_tensor> args = {Dense(x.data(), 200, 40), Dense(w.data(), 300, 40), {}, Dense(y.data(), 200, 300)};
+  const std::vector<xh_tensor> args = {
+      Dense(x.data(), 200, 40), Dense(w.data(), 300, 40), {}, Dense(y.data(), 200, 300)};
   xh_plan_info info;
   xh_plan* plan = OpenMatmul(device.device(), args, &info);
   const auto run = [&](std::vector<xh_tensor> given, int32_t count, void* workspace) {
@@ -244,7 +245,8 @@ TEST(Plans, RunOnSeveralThreadsAtOnce) {
   for (std::vector<float>& result : results) {
     threads.emplace_back([&] {
       void* workspace = nullptr;
-      EXPECT_EQ(TakeError(Backend().allocate(device.device(), info.workspace_bytes, info.alignment, &workspace)).code, 0);
+      EXPECT_EQ(TakeError(Backend().allocate(device.device(), info.workspace_bytes, info.alignment, &workspace)).code,
+                0);
       std::vector<xh_tensor> mine = args;
       mine[3].data = result.data();
       for (int i = 0; i < 20; ++i) {

@@ -16,15 +16,15 @@ Case MapCase(MapSize s, xh_feature_map kind, xh_dtype dtype, int64_t gap = 0) {
   Case c;
   c.op = XH_OP_FEATURE_MAP;
   c.Params(xh_feature_map_params{XH_SIZED(xh_feature_map_params), kind});
-  c.inputs = {TokenMajor(Random(dtype, {s.b, s.inputs, s.t, s.d}, 1), gap), Random(XH_F32, {s.heads, s.d, s.n}, 2, 0.5)};
+  c.inputs = {TokenMajor(Random(dtype, {s.b, s.inputs, s.t, s.d}, 1), gap),
+              Random(XH_F32, {s.heads, s.d, s.n}, 2, 0.5)};
   c.outputs = {TokenMajor(Output(dtype, {s.b, s.heads, s.t, hedgehog ? 2 * s.n : s.n}), gap)};
   c.needs_inputs = 0b11;
   c.needs_outputs = 0b1;
   c.differentiable = 0b11;
   c.parameters = 0b10;
   c.forward = [s, hedgehog](const std::vector<Doubles>& in) {
-    return std::vector<Doubles>{
-        oracle::FeatureMap(in[0], in[1], s.b, s.inputs, s.heads, s.t, s.d, s.n, hedgehog)};
+    return std::vector<Doubles>{oracle::FeatureMap(in[0], in[1], s.b, s.inputs, s.heads, s.t, s.d, s.n, hedgehog)};
   };
   if (dtype == XH_BF16) UseBf16Tolerance(&c);
   return c;

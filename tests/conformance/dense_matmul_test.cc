@@ -41,8 +41,8 @@ Case MatmulCase(Shape s, Layout layout) {
 }
 
 void CheckAll(Shape s, Layout layout) {
-  SCOPED_TRACE(testing::Message() << s.m << " x " << s.n << " x " << s.k << " dtypes " << layout.x << layout.w << layout.y
-                                  << " bias " << layout.bias << " gap " << layout.gap);
+  SCOPED_TRACE(testing::Message() << s.m << " x " << s.n << " x " << s.k << " dtypes " << layout.x << layout.w
+                                  << layout.y << " bias " << layout.bias << " gap " << layout.gap);
   CheckOp(MatmulCase(s, layout));
 }
 
@@ -53,7 +53,8 @@ class PanelOnly {
   ~PanelOnly() { unsetenv("XHYBRID_CPU_GEMM"); }
 };
 
-const Shape kSmall[] = {{1, 1, 1}, {1, 7, 3}, {3, 1, 7}, {4, 65, 33}, {7, 3, 65}, {65, 7, 3}, {13, 9, 17}, {33, 31, 10}};
+const Shape kSmall[] = {{1, 1, 1},  {1, 7, 3},  {3, 1, 7},   {4, 65, 33},
+                        {7, 3, 65}, {65, 7, 3}, {13, 9, 17}, {33, 31, 10}};
 // One for each kernel: streaming weights, streaming rows, and blocks of every kind in all three sizes.
 const Shape kLarge[] = {{2, 300, 200}, {900, 3, 65}, {150, 130, 70}, {97, 200, 30}};
 
@@ -86,7 +87,8 @@ TEST(Matmul, PanelKernelMatchesTheOracle) {
   for (Shape s : kLarge) CheckAll(s, {XH_F32, XH_F32, XH_F32, false, 5});
 }
 
-// Long sums and many blocks, against the oracle directly: y, dx and dw at sizes where every block loop runs several times.
+// Long sums and many blocks, against the oracle directly: y, dx and dw at sizes where every block loop runs several
+// times.
 void CheckBlocks(Shape s, xh_dtype dtype, double tolerance) {
   SCOPED_TRACE(testing::Message() << s.m << " x " << s.n << " x " << s.k << " dtype " << dtype);
   const Arg x = Random(dtype, {s.m, s.k}, 1), w = Random(dtype, {s.n, s.k}, 2), dy = Random(dtype, {s.m, s.n}, 3);
@@ -94,8 +96,8 @@ void CheckBlocks(Shape s, xh_dtype dtype, double tolerance) {
   std::vector<Arg> forward = {x, w, Absent(), Output(dtype, {s.m, s.n})};
   MustRun(op, XH_FORWARD, &forward);
   EXPECT_LE(RelativeError(forward[3].values, oracle::Matmul(x.values, w.values, {}, s.m, s.n, s.k)), tolerance);
-  std::vector<Arg> backward = {x, w, Absent(), Absent(), dy, Output(dtype, {s.m, s.k}), Output(XH_F32, {s.n, s.k}),
-                               Absent()};
+  std::vector<Arg> backward = {
+      x, w, Absent(), Absent(), dy, Output(dtype, {s.m, s.k}), Output(XH_F32, {s.n, s.k}), Absent()};
   MustRun(op, XH_BACKWARD, &backward);
   const auto transposed = [](const Doubles& a, int64_t rows, int64_t columns) {
     Doubles out(a.size());
@@ -140,9 +142,9 @@ TEST(Matmul, EmptyBatchGivesZeroGradients) {
   Op op(XH_OP_MATMUL);
   std::vector<Arg> forward = {Of(XH_F32, {0, 4}, {}), Random(XH_F32, {3, 4}, 1), Absent(), Output(XH_F32, {0, 3})};
   MustRun(op, XH_FORWARD, &forward);
-  std::vector<Arg> backward = {Of(XH_F32, {0, 4}, {}), Random(XH_F32, {3, 4}, 1), Absent(), Absent(),
-                               Of(XH_F32, {0, 3}, {}), Output(XH_F32, {0, 4}), Output(XH_F32, {3, 4}),
-                               Output(XH_F32, {3})};
+  std::vector<Arg> backward = {
+      Of(XH_F32, {0, 4}, {}), Random(XH_F32, {3, 4}, 1), Absent(),           Absent(), Of(XH_F32, {0, 3}, {}),
+      Output(XH_F32, {0, 4}), Output(XH_F32, {3, 4}),    Output(XH_F32, {3})};
   MustRun(op, XH_BACKWARD, &backward);
   EXPECT_EQ(backward[6].values, Doubles(12, 0.0));
   EXPECT_EQ(backward[7].values, Doubles(3, 0.0));

@@ -84,7 +84,8 @@ TEST(Reduce, SumsRowsOfEveryWidth) {
   struct Shape {
     int64_t m, n, gap;
   };
-  const Shape shapes[] = {{1, 1, 0}, {7, 3, 0}, {7, 3, 2}, {65, 1, 0}, {1000, 2, 0}, {33, 65, 1}, {50001, 1, 0}, {40000, 5, 0}, {0, 3, 0}};
+  const Shape shapes[] = {{1, 1, 0},   {7, 3, 0},     {7, 3, 2},     {65, 1, 0}, {1000, 2, 0},
+                          {33, 65, 1}, {50001, 1, 0}, {40000, 5, 0}, {0, 3, 0}};
   for (xh_reduce_kind kind : {XH_REDUCE_SUM, XH_REDUCE_SUM_SQUARES}) {
     for (Shape s : shapes) {
       SCOPED_TRACE(testing::Message() << s.m << " x " << s.n << " kind " << kind);
@@ -153,7 +154,8 @@ TEST(TopK, SelectsInOrderInEverySize) {
   struct Shape {
     int64_t m, v, k;
   };
-  const Shape shapes[] = {{1, 1, 1}, {3, 7, 7}, {7, 65, 3}, {65, 130, 65}, {3, 5000, 256}, {2, 30011, 256}, {2, 4096, 1}};
+  const Shape shapes[] = {{1, 1, 1},      {3, 7, 7},       {7, 65, 3},  {65, 130, 65},
+                          {3, 5000, 256}, {2, 30011, 256}, {2, 4096, 1}};
   for (Shape s : shapes) {
     for (xh_dtype dtype : {XH_F32, XH_BF16}) CheckTopK(Random(dtype, {s.m, s.v}, 1), s.k);  // bf16 has many ties
   }
@@ -175,7 +177,8 @@ TEST(TopK, ShowsNanFirst) {
 }
 TEST(TopK, RefusesMoreThanTheVocabulary) {
   Op op(XH_OP_TOP_K, xh_top_k_params{XH_SIZED(xh_top_k_params), 9});
-  const Outcome outcome = op.Open(XH_INFER, {Random(XH_F32, {2, 8}, 1), Output(XH_F32, {2, 9}), Output(XH_I32, {2, 9})});
+  const Outcome outcome =
+      op.Open(XH_INFER, {Random(XH_F32, {2, 8}, 1), Output(XH_F32, {2, 9}), Output(XH_I32, {2, 9})});
   EXPECT_EQ(outcome.code, XH_INVALID_ARGUMENT);
   EXPECT_NE(outcome.message.find("top_k is 9"), std::string::npos) << outcome.message;
 }

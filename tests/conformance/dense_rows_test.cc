@@ -132,7 +132,8 @@ Case RopeCase(HeadSize s, xh_dtype dtype, int64_t gap) {
   for (int64_t p = 0; p < rows; ++p) {
     for (int64_t j = 0; j < s.d; ++j) {
       const int64_t pair = j % (s.d / 2);
-      const double angle = static_cast<double>(p) * std::pow(1e4, -2.0 * static_cast<double>(pair) / static_cast<double>(s.d));
+      const double angle =
+          static_cast<double>(p) * std::pow(1e4, -2.0 * static_cast<double>(pair) / static_cast<double>(s.d));
       table.push_back(j < s.d / 2 ? std::cos(angle) : std::sin(angle));
     }
   }
@@ -212,8 +213,8 @@ TEST(Embed, GradientDoesNotDependOnTheThreads) {
     Op op(XH_OP_EMBED, threads);
     Doubles ids;
     for (int m = 0; m < 500; ++m) ids.push_back(m * 13 % 37);
-    std::vector<Arg> args = {Absent(), Of(XH_I32, {500}, ids), Absent(), Random(XH_F32, {500, 150}, 3),
-                             Output(XH_F32, {40, 150}), Absent()};
+    std::vector<Arg> args = {
+        Absent(), Of(XH_I32, {500}, ids), Absent(), Random(XH_F32, {500, 150}, 3), Output(XH_F32, {40, 150}), Absent()};
     MustRun(op, XH_BACKWARD, &args);
     results.push_back(args[4].values);
   }

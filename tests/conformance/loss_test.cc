@@ -67,15 +67,15 @@ Case DistillCase(DistillSize s, xh_kl_mode mode, float temperature, xh_dtype dty
   Doubles targets, ids;
   for (int64_t m = 0; m < s.m; ++m) {
     targets.push_back(m > 0 && m == s.m - 1 ? -100 : static_cast<double>(m * 5 % s.v));
-    for (int64_t j = 0; j < s.k; ++j) ids.push_back(static_cast<double>((m + j * 3) % s.v));  // distinct: 3 and V coprime
+    for (int64_t j = 0; j < s.k; ++j)
+      ids.push_back(static_cast<double>((m + j * 3) % s.v));  // distinct: 3 and V coprime
   }
   Case c;
   c.op = XH_OP_DISTILL_LOSS;
   c.Params(DistillParams(mode, temperature));
   Arg logits = Random(dtype, {s.m, s.v}, 1, 2.0);
   logits.gap = gap;
-  c.inputs = {logits, Of(XH_I32, {s.m}, targets),
-              s.k == 0 ? Absent() : Of(XH_F32, {s.m, s.k}, TeacherValues(s, mode)),
+  c.inputs = {logits, Of(XH_I32, {s.m}, targets), s.k == 0 ? Absent() : Of(XH_F32, {s.m, s.k}, TeacherValues(s, mode)),
               s.k == 0 ? Absent() : Of(XH_I32, {s.m, s.k}, ids), Of(XH_F32, {1}, {scale})};
   c.outputs = {Output(XH_F32, {s.m, 2})};
   c.needs_inputs = 0b11111;
@@ -192,8 +192,9 @@ TEST(DistillLoss, StaysFiniteForLargeLogits) {
     const DistillResult result = RunDistill(c, false);
     for (double value : result.losses) EXPECT_TRUE(std::isfinite(value));
     for (double value : result.gradient) EXPECT_TRUE(std::isfinite(value));
-    EXPECT_LE(RelativeError(result.losses, c.forward({c.inputs[0].values, c.inputs[1].values, c.inputs[2].values,
-                                                      c.inputs[3].values, {}})[0]),
+    EXPECT_LE(RelativeError(
+                  result.losses,
+                  c.forward({c.inputs[0].values, c.inputs[1].values, c.inputs[2].values, c.inputs[3].values, {}})[0]),
               1e-5);
   }
 }
@@ -290,9 +291,10 @@ TEST(Adamw, ReproducesTheGoldenTrajectory) {
     Op op(XH_OP_ADAMW, params);
     Arg grad = Flat(golden["g" + std::to_string(step - 1)]);
     for (double& g : grad.values) g *= 4.0;  // undone by the gradient scale
-    std::vector<Arg> args = {grad,
-                             Of(XH_F32, {4}, {golden.Number("lr"), 1 - std::pow(0.9, step), 1 - std::pow(0.95, step), 0.25}),
-                             param, first, second, Absent()};
+    std::vector<Arg> args = {
+        grad,   Of(XH_F32, {4}, {golden.Number("lr"), 1 - std::pow(0.9, step), 1 - std::pow(0.95, step), 0.25}),
+        param,  first,
+        second, Absent()};
     MustRun(op, XH_INFER, &args);
     param = args[2];
     first = args[3];
@@ -303,7 +305,8 @@ TEST(Adamw, ReproducesTheGoldenTrajectory) {
 TEST(Adamw, Bf16ParameterFollowsItsMaster) {
   const xh_adamw_params params = {XH_SIZED(xh_adamw_params), 0.9f, 0.95f, 1e-8f, 0.1f};
   const int64_t n = 70001;  // several blocks, both threads, an odd rest
-  const Arg start = Random(XH_F32, {n}, 1), grad = Random(XH_F32, {n}, 2), zero = Of(XH_F32, {n}, Doubles(static_cast<size_t>(n), 0.0));
+  const Arg start = Random(XH_F32, {n}, 1), grad = Random(XH_F32, {n}, 2),
+            zero = Of(XH_F32, {n}, Doubles(static_cast<size_t>(n), 0.0));
   const Arg schedule = Of(XH_F32, {4}, {1e-3, 0.1, 0.05, 1.0});
   Op op(XH_OP_ADAMW, params);
   std::vector<Arg> mixed = {grad, schedule, Of(XH_BF16, {n}, start.values), zero, zero, start};

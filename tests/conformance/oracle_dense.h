@@ -14,7 +14,8 @@ Doubles Matmul(const Doubles& x, const Doubles& w, const Doubles& bias, int64_t 
 // x[M,D], w[D] -> [M,D]
 Doubles RmsNorm(const Doubles& x, const Doubles& w, int64_t m, int64_t d, double eps);
 // x[B,T,H,d], table[P,d], position[B] -> [B,T,H,d]
-Doubles Rope(const Doubles& x, const Doubles& table, const Doubles& position, int64_t b, int64_t t, int64_t h, int64_t d);
+Doubles Rope(const Doubles& x, const Doubles& table, const Doubles& position, int64_t b, int64_t t, int64_t h,
+             int64_t d);
 Doubles Swiglu(const Doubles& gate, const Doubles& up);
 // u[B,U,T,d], a[H,d,n] -> [B,H,T,n] or [B,H,T,2n]
 Doubles FeatureMap(const Doubles& u, const Doubles& a, int64_t b, int64_t inputs, int64_t heads, int64_t t, int64_t d,

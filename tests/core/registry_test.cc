@@ -72,7 +72,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST_F(RegistryTest, AFileThatIsNoLibraryIsReported) {
   const std::string directory = DirectoryWith({});
-  test::WriteBytes(directory + "/text.so", "no ELF file");
+  test::WriteBytes(directory + "/text.so", std::string(5000, 'x'));
   test::WriteBytes(directory + "/empty.so", "");
   test::WriteBytes(directory + "/notes.txt", "not tried at all");
   const Registry registry = Registry::Load(directory);

@@ -85,7 +85,9 @@ class MergeJobTest : public ::testing::Test {
       EXPECT_OK((*writer)->AddTensor(parameter.name, sample.dtype, parameter.shape, bytes.data()));
     }
     const float state = 1;
-    if (sample.training_state) EXPECT_OK((*writer)->AddTensor("optimizer/step", XH_F32, {1}, &state));
+    if (sample.training_state) {
+      EXPECT_OK((*writer)->AddTensor("optimizer/step", XH_F32, {1}, &state));
+    }
     EXPECT_OK((*writer)->Commit());
     return path;
   }
@@ -172,7 +174,9 @@ TEST_F(MergeJobTest, EveryTensorIsAnEventInTheOrderOfNames) {
     EXPECT_EQ(events_[i]["total"], total);
     EXPECT_NEAR(events_[i]["cosines"][0][1].get<double>(), 1, 1e-12);
     EXPECT_EQ(events_[i]["sign_conflict"], 0.0);
-    if (i > 0) EXPECT_LT(events_[i - 1]["tensor"].get<std::string>(), events_[i]["tensor"].get<std::string>());
+    if (i > 0) {
+      EXPECT_LT(events_[i - 1]["tensor"].get<std::string>(), events_[i]["tensor"].get<std::string>());
+    }
   }
   EXPECT_EQ(events_[total], json({{"kind", "saved"}, {"path", output_}}));
   EXPECT_EQ(result_["report"]["of"], "task vectors");

@@ -54,8 +54,8 @@ TEST(HuggingFaceConfig, ReadsSizesAndSwitchesOfLlama) {
 
 TEST(HuggingFaceConfig, TakesTheDefaultsOfItsFamily) {
   json bare = Llama();
-  for (const char* key : {"num_key_value_heads", "rms_norm_eps", "hidden_act", "tie_word_embeddings", "bos_token_id",
-                          "eos_token_id"}) {
+  for (const char* key :
+       {"num_key_value_heads", "rms_norm_eps", "hidden_act", "tie_word_embeddings", "bos_token_id", "eos_token_id"}) {
     bare.erase(key);
   }
   bare["head_dim"] = nullptr;
@@ -116,7 +116,8 @@ TEST(HuggingFaceConfig, TakesEndTokensFromTheGenerationConfigFirst) {
   config = Read(Llama(), json::parse(R"({"temperature": 0.6})"));
   EXPECT_EQ(config->eos_ids, std::vector<int32_t>{2});
   EXPECT_THAT(Read(Llama(), json::parse(R"({"eos_token_id": [2, 1000]})")),
-              FailsWith(XH_INVALID_ARGUMENT, "generation_config.json: \"eos_token_id\" is 1000; allowed: integers from 0 to 999"));
+              FailsWith(XH_INVALID_ARGUMENT,
+                        "generation_config.json: \"eos_token_id\" is 1000; allowed: integers from 0 to 999"));
 }
 
 struct BadConfig {
@@ -267,17 +268,16 @@ TEST(Parameters, HaveTheNamesOfHuggingFaceAndNewOnesBelowXlstm) {
     shapes[spec.name] = spec.shape;
   }
   const std::string block = "model.layers.0.", mixer = block + "self_attn.xlstm.";
-  EXPECT_THAT(names, ::testing::ElementsAre(
-                         "model.embed_tokens.weight", block + "input_layernorm.weight",
-                         block + "self_attn.q_proj.weight", block + "self_attn.q_proj.bias",
-                         block + "self_attn.k_proj.weight", block + "self_attn.k_proj.bias",
-                         block + "self_attn.v_proj.weight", block + "self_attn.v_proj.bias",
-                         block + "self_attn.o_proj.weight", mixer + "query_features.weight",
-                         mixer + "key_features.weight", mixer + "input_gate.weight", mixer + "input_gate.bias",
-                         mixer + "forget_gate.weight", mixer + "forget_gate.bias", mixer + "output_gate.weight",
-                         mixer + "output_gate.bias", block + "post_attention_layernorm.weight",
-                         block + "mlp.gate_proj.weight", block + "mlp.up_proj.weight", block + "mlp.down_proj.weight",
-                         "model.norm.weight"));
+  EXPECT_THAT(names,
+              ::testing::ElementsAre(
+                  "model.embed_tokens.weight", block + "input_layernorm.weight", block + "self_attn.q_proj.weight",
+                  block + "self_attn.q_proj.bias", block + "self_attn.k_proj.weight", block + "self_attn.k_proj.bias",
+                  block + "self_attn.v_proj.weight", block + "self_attn.v_proj.bias", block + "self_attn.o_proj.weight",
+                  mixer + "query_features.weight", mixer + "key_features.weight", mixer + "input_gate.weight",
+                  mixer + "input_gate.bias", mixer + "forget_gate.weight", mixer + "forget_gate.bias",
+                  mixer + "output_gate.weight", mixer + "output_gate.bias", block + "post_attention_layernorm.weight",
+                  block + "mlp.gate_proj.weight", block + "mlp.up_proj.weight", block + "mlp.down_proj.weight",
+                  "model.norm.weight"));
   EXPECT_EQ(shapes[block + "self_attn.k_proj.weight"], (Shape{32, 64}));
   EXPECT_EQ(shapes[mixer + "key_features.weight"], (Shape{4, 16, 24}));
   EXPECT_EQ(shapes[mixer + "input_gate.weight"], (Shape{4, 64}));

@@ -27,16 +27,19 @@ std::vector<float> ReadValue(Graph& graph, Value value) {
   return out;
 }
 
+std::shared_ptr<Runtime> OpenCpu(int32_t threads) {
+  RuntimeOptions options;
+  options.device = "cpu";
+  options.threads = threads;
+  auto opened = Runtime::Open(options);
+  EXPECT_TRUE(opened.ok()) << opened.status();
+  return *opened;
+}
+
 }  // namespace
 
 const std::shared_ptr<Runtime>& CpuRuntime() {
-  static const std::shared_ptr<Runtime> runtime = [] {
-    RuntimeOptions options;
-    options.device = "cpu";
-    auto opened = Runtime::Open(options);
-    EXPECT_TRUE(opened.ok()) << opened.status();
-    return *opened;
-  }();
+  static const std::shared_ptr<Runtime> runtime = OpenCpu(0);
   return runtime;
 }
 
@@ -98,7 +101,8 @@ std::shared_ptr<const Model> MakeStudent(const Model& teacher, const nlohmann::j
 
 std::shared_ptr<const Model> RandomModel(const ModelConfig& config, uint32_t seed) {
   auto model = std::make_shared<Model>();
-  auto device = CpuRuntime()->OpenDevice();
+  static const std::shared_ptr<Runtime> runtime = OpenCpu(1);
+  auto device = runtime->OpenDevice();
   EXPECT_TRUE(device.ok()) << device.status();
   model->device = *device;
   model->config = config;

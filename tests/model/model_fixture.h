@@ -30,7 +30,7 @@ std::vector<int32_t> ExpectedIds(const std::string& teacher, const std::string& 
 // features differ between heads and tokens.
 std::shared_ptr<const Model> MakeStudent(const Model& teacher, const nlohmann::json& options, uint32_t seed = 1);
 
-// A model with random weights.
+// A model with random weights, on a device with one thread: it is too small to share work.
 std::shared_ptr<const Model> RandomModel(const ModelConfig& config, uint32_t seed);
 
 // Random values from -1 to 1.

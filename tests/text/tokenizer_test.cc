@@ -6,6 +6,7 @@
 
 #include <fstream>
 #include <iterator>
+#include <random>
 
 #include "core/runtime.h"
 #include "nlohmann/json.hpp"
@@ -67,12 +68,56 @@ TEST_F(TokenizerTest, AStreamGivesTheWholeTextInWholeCharacters) {
   }
 }
 
+// Sequences that no text encodes to: byte pieces that form no characters, unknown pieces, control tokens, spaces at
+// the start.
+TEST_F(TokenizerTest, AStreamOfAnyIdsGivesWhatDecodingGives) {
+  std::shared_ptr<Tokenizer> tokenizer = *Open();
+  std::vector<int32_t> pieces = {*tokenizer->Special("<s>"),
+                                 *tokenizer->Special("<unk>"),
+                                 *tokenizer->Special("\xE2\x96\x81"),
+                                 *tokenizer->Special("<|im_end|>"),
+                                 397,
+                                 386};
+  for (const char* byte : {"<0x20>", "<0x41>", "<0x80>", "<0xBF>", "<0xC3>", "<0xE2>", "<0x96>", "<0xED>", "<0xA0>",
+                           "<0xF0>", "<0x9F>", "<0xF4>", "<0xFF>"}) {
+    pieces.push_back(*tokenizer->Special(byte));
+  }
+  std::mt19937 generator(1);
+  for (int sequence = 0; sequence < 2000; ++sequence) {
+    std::vector<int32_t> ids;
+    for (uint32_t length = generator() % 12; length > 0; --length) ids.push_back(pieces[generator() % pieces.size()]);
+    ids.push_back(397);  // bytes before it can no longer become a character
+    auto stream = Tokenizer::OpenStream(tokenizer);
+    ASSERT_TRUE(stream.ok());
+    std::string whole;
+    for (int32_t id : ids) whole += *stream->Push(id);
+    ASSERT_EQ(whole, *tokenizer->Decode(ids)) << ::testing::PrintToString(ids);
+  }
+}
+
+TEST_F(TokenizerTest, AStreamHoldsBackBytesUntilTheyAreACharacter) {
+  auto stream = Tokenizer::OpenStream(*Open());
+  ASSERT_TRUE(stream.ok());
+  std::shared_ptr<Tokenizer> tokenizer = *Open();
+  EXPECT_EQ(*stream->Push(*tokenizer->Special("<0xE2>")), "");
+  EXPECT_EQ(*stream->Push(*tokenizer->Special("<0x82>")), "");
+  EXPECT_EQ(*stream->Push(*tokenizer->Special("<0xAC>")), "\xE2\x82\xAC");
+  EXPECT_EQ(CodeOf(stream->Push(4096).status()), XH_INVALID_ARGUMENT);
+}
+
 TEST_F(TokenizerTest, SpecialAddsWhatTheConfigAsksFor) {
   std::shared_ptr<Tokenizer> tokenizer = *Open();
   auto plain = *tokenizer->Encode("hi", false);
   auto special = *tokenizer->Encode("hi", true);
   ASSERT_EQ(special.size(), plain.size() + 1);
   EXPECT_EQ(special[0], *tokenizer->Special("<s>"));
+  files_["tokenizer_config.json"] = R"({"add_bos_token": false, "add_eos_token": true})";
+  tokenizer = *Open();
+  special = *tokenizer->Encode("hi", true);
+  ASSERT_EQ(special.size(), plain.size() + 1);
+  EXPECT_EQ(special.back(), *tokenizer->Special("</s>"));
+  files_.erase("tokenizer_config.json");
+  EXPECT_EQ(*(*Open())->Encode("hi", true), plain);
 }
 
 TEST_F(TokenizerTest, ASpecialTokenIsFoundByItsExactText) {
@@ -100,6 +145,51 @@ TEST_F(TokenizerTest, RendersChatMl) {
   EXPECT_EQ(*text, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\nyes<|im_end|>\n<|im_start|>assistant\n");
 }
 
+TEST_F(TokenizerTest, ChatMlIsKnownInEverySpellingThatRendersTheSame) {
+  const std::string expected = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n";
+  for (const char* same :
+       {"{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + "
+        "'\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+        "'<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+        "{%- for message in messages -%}\n  {{- \"<|im_start|>\" + message.role + \"\\n\" + message.content + "
+        "\"<|im_end|>\\n\" -}}\n{%- endfor -%}\n{%- if add_generation_prompt -%}\n  {{- "
+        "\"<|im_start|>assistant\\n\" -}}\n{%- endif -%}\n",
+        "{% for message in messages %}\n{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+        "'<|im_end|>' + '\\n' }}{% endfor %}\n{% if add_generation_prompt %}\n{{ '<|im_start|>assistant\\n' }}"
+        "{% endif %}"}) {
+    files_["tokenizer_config.json"] = nlohmann::json({{"chat_template", same}}).dump();
+    auto text = (*Open())->RenderChat({{"user", "hi"}}, true);
+    ASSERT_TRUE(text.ok()) << text.status() << same;
+    EXPECT_EQ(*text, expected);
+  }
+}
+
+TEST_F(TokenizerTest, AlmostChatMlIsUnsupported) {
+  for (const char* other :
+       {// a line feed more a message
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+        "'<|im_end|>\\n' }}\n{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+        // no line feed after a message
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+        "'<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+        // text before
+        "Chat: {% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+        "'<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
+        // another role
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
+        "'<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>model\\n' }}{% endif %}",
+        "{% for", "{{ '", "{", "", " "}) {
+    files_["tokenizer_config.json"] = nlohmann::json({{"chat_template", other}}).dump();
+    EXPECT_EQ(CodeOf((*Open())->RenderChat({{"user", "hi"}}, true).status()), XH_UNSUPPORTED) << other;
+  }
+}
+
+TEST_F(TokenizerTest, ATemplateFileGoesBeforeTheConfig) {
+  files_["chat_template.jinja"] = "{{ messages }}";
+  EXPECT_EQ(CodeOf((*Open())->RenderChat({{"user", "hi"}}, true).status()), XH_UNSUPPORTED);
+}
+
 TEST_F(TokenizerTest, AnotherTemplateIsUnsupportedRatherThanRenderedWrongly) {
   files_["tokenizer_config.json"] = R"({"chat_template": "{% for m in messages %}[INST]{{ m.content }}{% endfor %}"})";
   auto text = (*Open())->RenderChat({{"user", "hi"}}, true);
@@ -120,6 +210,27 @@ TEST_F(TokenizerTest, DamagedFilesAreCorrupt) {
   files_["tokenizer.model"] = whole;
   files_["tokenizer_config.json"] = "{";
   EXPECT_EQ(CodeOf(Open().status()), XH_CORRUPT);
+}
+
+TEST_F(TokenizerTest, AModelWithChangedBytesIsCorruptOrWorks) {
+  const std::string whole = files_["tokenizer.model"];
+  std::mt19937 generator(7);
+  int corrupt = 0;
+  for (int round = 0; round < 200; ++round) {
+    std::string& bytes = files_["tokenizer.model"] = whole;
+    for (int change = 0; change < 3; ++change) bytes[generator() % bytes.size()] = static_cast<char>(generator());
+    auto tokenizer = Open();
+    if (!tokenizer.ok()) {
+      EXPECT_EQ(CodeOf(tokenizer.status()), XH_CORRUPT) << tokenizer.status();
+      ++corrupt;
+      continue;
+    }
+    auto ids = (*tokenizer)->Encode("Hello, w\xC3\xB6rld \xF0\x9F\x98\x80", true);
+    if (ids.ok()) {
+      EXPECT_TRUE((*tokenizer)->Decode(*ids).ok());
+    }
+  }
+  EXPECT_GT(corrupt, 0);
 }
 
 TEST_F(TokenizerTest, AFileThatNoPluginReadsIsNamed) {

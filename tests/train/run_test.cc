@@ -126,8 +126,8 @@ TEST_F(RunTest, ASecondRunOfAFinishedRecipeChangesNothing) {
 }
 
 // Runs until `pieces` calls of Next are done, then cancels.
-Status CancelAfter(const json& recipe, int pieces) {
-  XH_ASSIGN_OR_RETURN(const std::shared_ptr<Runtime> runtime, tiny::OpenRuntime());
+Status CancelAfter(const json& recipe, int pieces, int32_t threads = 1) {
+  XH_ASSIGN_OR_RETURN(const std::shared_ptr<Runtime> runtime, tiny::OpenRuntime(threads));
   XH_ASSIGN_OR_RETURN(const std::unique_ptr<Job> job, OpenDistillJob(runtime, recipe));
   json event;
   for (int i = 0; i < pieces; ++i) XH_RETURN_IF_ERROR(job->Next(&event).status());
@@ -145,6 +145,13 @@ TEST_F(RunTest, ACancelledRunGoesOnAsIfItHadNeverStopped) {
     ASSERT_TRUE(resumed.ok()) << resumed;
     ExpectAsUndisturbed();
   }
+}
+
+TEST_F(RunTest, ARunOnTwoThreadsResumesExactlyToo) {
+  ASSERT_TRUE(Distil(Recipe("threads"), nullptr, 2).ok());
+  ASSERT_EQ(CodeOf(CancelAfter(Recipe(), 8, 2)), XH_CANCELLED);
+  ASSERT_TRUE(Distil(Recipe(), nullptr, 2).ok());
+  EXPECT_TRUE(Student("out") == Student("threads"));
 }
 
 // Starts the driver and kills it after `lines` of its output and some microseconds more. False when it had finished.

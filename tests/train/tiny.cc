@@ -107,11 +107,11 @@ std::map<std::string, std::string> ReadTree(const std::string& path) {
   return files;
 }
 
-StatusOr<std::shared_ptr<Runtime>> OpenRuntime() {
+StatusOr<std::shared_ptr<Runtime>> OpenRuntime(int32_t threads) {
   RuntimeOptions options;
   options.plugin_path = XH_TEST_PLUGINS;
   options.device = "cpu";
-  options.threads = 2;
+  options.threads = threads;
   return Runtime::Open(options);
 }
 
@@ -139,8 +139,8 @@ Status Drain(Job& job, std::vector<json>* events) {
   }
 }
 
-Status Distil(const json& recipe, std::vector<json>* events) {
-  XH_ASSIGN_OR_RETURN(const std::shared_ptr<Runtime> runtime, OpenRuntime());
+Status Distil(const json& recipe, std::vector<json>* events, int32_t threads) {
+  XH_ASSIGN_OR_RETURN(const std::shared_ptr<Runtime> runtime, OpenRuntime(threads));
   XH_ASSIGN_OR_RETURN(const std::unique_ptr<Job> job, OpenDistillJob(runtime, recipe));
   return Drain(*job, events);
 }

@@ -37,14 +37,14 @@ std::string ReadText(const std::string& path);
 // Every file below a directory: relative name and bytes.
 std::map<std::string, std::string> ReadTree(const std::string& path);
 
-StatusOr<std::shared_ptr<Runtime>> OpenRuntime();
+StatusOr<std::shared_ptr<Runtime>> OpenRuntime(int32_t threads = 1);
 // align 4 steps, distill 6; writes nothing itself. Teacher and data must lie in `dir` as teacher.xhy and data.jsonl.
 nlohmann::json RecipeIn(const TempDir& dir, const std::string& output);
 
 // Pulls a job until it ends; *events gets every event. The status of the failing Next, ok when it finished.
 Status Drain(Job& job, std::vector<nlohmann::json>* events);
 // Opens and drains a distill job.
-Status Distil(const nlohmann::json& recipe, std::vector<nlohmann::json>* events = nullptr);
+Status Distil(const nlohmann::json& recipe, std::vector<nlohmann::json>* events = nullptr, int32_t threads = 1);
 
 }  // namespace xh::tiny
 

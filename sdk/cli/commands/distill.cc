@@ -98,10 +98,10 @@ void AddFlags(CLI::App* command, Flags& flags) {
   command->add_option("--teacher", flags.teacher, "Checkpoint or Hugging Face directory");
   command->add_option("--student", flags.student, "Checkpoint of a student to go on with (default: a new one)");
   command->add_option("--output", flags.output, "Directory of the run; student.xhy is written there");
-  command->add_option("--stage", flags.stages, "Stage plugin, in order; may repeat");
-  command->add_option("--steps", flags.steps, "Steps of each --stage, or of all");
-  command->add_option("--learning-rate", flags.learning_rates, "Learning rate of each --stage, or of all");
-  command->add_option("--data", flags.data, "JSONL file, PATH or PATH:WEIGHT; may repeat");
+  Repeatable(command->add_option("--stage", flags.stages, "Stage plugin, in order; may repeat"));
+  Repeatable(command->add_option("--steps", flags.steps, "Steps of each --stage, or of all"));
+  Repeatable(command->add_option("--learning-rate", flags.learning_rates, "Learning rate of each --stage, or of all"));
+  Repeatable(command->add_option("--data", flags.data, "JSONL file, PATH or PATH:WEIGHT; may repeat"));
   plain(command->add_option("--context", flags.context, "Tokens of a row"));
   plain(command->add_option("--batch", flags.batch, "Rows of a step"));
   plain(command->add_option("--micro-batch", flags.micro_batch, "Rows of a forward and backward"));
@@ -113,7 +113,7 @@ void AddFlags(CLI::App* command, Flags& flags) {
   plain(command->add_option("--features", flags.features, "New student: features a head, 0 for the head dimension"));
   plain(command->add_option("--window", flags.window, "New student: tokens that the local branch sees"));
   plain(command->add_option("--sinks", flags.sinks, "New student: first tokens that stay visible"));
-  command->add_option("--set", flags.set, "Any recipe field, KEY=VALUE with dots in KEY; may repeat");
+  Repeatable(command->add_option("--set", flags.set, "Any recipe field, KEY=VALUE with dots in KEY; may repeat"));
   command->add_flag("--no-resume", flags.no_resume, "Refuse a directory that already holds a run");
   command->add_flag("--dry-run", flags.dry_run, "Check everything, show the plan, train nothing");
   command->add_flag("--options", flags.options, "List every recipe field with its default, and end");

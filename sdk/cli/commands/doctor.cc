@@ -38,7 +38,7 @@ void PrintReport(const json& report) {
 
 void AddDoctor(CLI::App& app, Context& context) {
   CLI::App* command = app.add_subcommand("doctor", "What this host can run, and why not");
-  command->footer("Ends with status 0 when a backend can run.");
+  command->footer("Ends with status 0 when a backend can run.\nExample: xhybrid doctor --plugins /opt/xhybrid-cuda");
   command->callback([&context] {
     context.command = [&context] {
       const json report = json::parse(context.runtime().report());

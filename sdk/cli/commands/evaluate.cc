@@ -92,9 +92,11 @@ void AddEvaluate(CLI::App& app, Context& context) {
   auto flags = std::make_shared<Flags>();
   CLI::App* command = app.add_subcommand("evaluate", "Measure models on tasks, and students against their teacher");
   command->add_option("models", flags->models, "Checkpoints or directories; the first is the teacher")->required();
-  command->add_option("--names", flags->names, "What to call them in tables")->delimiter(',');
-  command
-      ->add_option("--task", flags->tasks, "JSONL file: rows with \"messages\" (exact match) or \"text\" (perplexity)")
+  Repeatable(command->add_option("--names", flags->names, "What to call them in tables: teacher,student"))
+      ->delimiter(',');
+  Repeatable(
+      command->add_option("--task", flags->tasks,
+                          "JSONL file: rows with \"messages\" (exact match) or \"text\" (perplexity); may repeat"))
       ->required();
   command->add_option("--limit", flags->limit, "Rows of each task, 0 for all")->check(CLI::NonNegativeNumber);
   command->add_option("--max-tokens", flags->max_tokens, "Longest answer")->check(CLI::PositiveNumber);

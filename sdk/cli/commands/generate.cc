@@ -29,36 +29,58 @@ xh::Options SamplerOptions(const Flags& flags) {
   return options;
 }
 
-// Streams one answer to standard output and returns its number of tokens.
-int64_t Stream(xh::Session& session, const Flags& flags) {
+struct Written {
+  std::string text;
+  std::vector<int32_t> ids;
+};
+
+// One answer; shows each piece on standard output as it comes unless `silent`.
+Written Write(xh::Session& session, const Flags& flags, bool silent) {
   session.sampler(SamplerOptions(flags));
-  int64_t tokens = 0;
-  for (bool finished = false; !finished; ++tokens) {
+  Written written;
+  for (bool finished = false; !finished;) {
     const xh::Token token = session.next();
     finished = token.finished;
-    std::cout << token.piece << std::flush;
+    written.ids.push_back(token.id);
+    written.text += token.piece;
+    if (!silent) std::cout << token.piece << std::flush;
   }
-  std::cout << "\n";
-  return tokens;
+  if (!silent) std::cout << "\n";
+  return written;
 }
 
-void PrintStats(int64_t read, int64_t written, double seconds, const xh::Session& session) {
-  std::cerr << read << " tokens read, " << written << " written in " << Fixed(seconds, 2) << " s, "
-            << Fixed(static_cast<double>(written) / seconds, 0) << " tokens/s, state "
-            << Bytes(static_cast<double>(session.state_bytes())) << "\n";
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-int Answer(const xh::Model& model, const Flags& flags, const std::string& prompt) {
+void PrintStats(const json& stats) {
+  const double seconds = stats["write_seconds"];
+  std::cerr << stats["tokens_read"] << " tokens read in " << Fixed(stats["read_seconds"], 3) << " s, "
+            << stats["tokens_written"] << " written in " << Fixed(seconds, 3) << " s, "
+            << Fixed(stats["tokens_written"].get<double>() / seconds, 0) << " tokens/s, state "
+            << Bytes(stats["state_bytes"]) << "\n";
+}
+
+int Answer(const xh::Model& model, const Flags& flags, const std::string& prompt, bool as_json) {
   xh::Session session = model.session();
   std::vector<xh::Message> messages;
   if (!flags.system.empty()) messages.push_back({"system", flags.system});
   messages.push_back({"user", prompt});
   const std::vector<int32_t> ids = model.encode(flags.raw ? prompt : model.chat(messages), true);
-  const auto start = std::chrono::steady_clock::now();
+  auto start = std::chrono::steady_clock::now();
   session.feed(ids);
-  const int64_t written = Stream(session, flags);
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  if (flags.stats) PrintStats(static_cast<int64_t>(ids.size()), written, seconds, session);
+  const double read_seconds = SecondsSince(start);
+  start = std::chrono::steady_clock::now();
+  const Written written = Write(session, flags, as_json);
+  const json result = {{"text", written.text},
+                       {"ids", written.ids},
+                       {"tokens_read", ids.size()},
+                       {"tokens_written", written.ids.size()},
+                       {"read_seconds", read_seconds},
+                       {"write_seconds", SecondsSince(start)},
+                       {"state_bytes", session.state_bytes()}};
+  if (flags.stats) PrintStats(result);
+  if (as_json) PrintJson(result);
   return 0;
 }
 
@@ -82,16 +104,9 @@ int Converse(const xh::Model& model, const Flags& flags) {
   for (std::string line; std::getline(std::cin, line); std::cout << "> " << std::flush) {
     messages.push_back({"user", line});
     ReadOn(session, &fed, model.encode(model.chat(messages), true));
-    session.sampler(SamplerOptions(flags));
-    messages.push_back({"assistant", ""});
-    for (bool finished = false; !finished;) {
-      const xh::Token token = session.next();
-      finished = token.finished;
-      fed.push_back(token.id);
-      messages.back().content += token.piece;
-      std::cout << token.piece << std::flush;
-    }
-    std::cout << "\n";
+    const Written written = Write(session, flags, false);
+    fed.insert(fed.end(), written.ids.begin(), written.ids.end());
+    messages.push_back({"assistant", written.text});
   }
   std::cout << "\n";
   return 0;
@@ -99,10 +114,11 @@ int Converse(const xh::Model& model, const Flags& flags) {
 
 int Generate(Context& context, const Flags& flags) {
   const xh::Model model = context.runtime().load(flags.model);
-  if (flags.prompt.empty() && isatty(STDIN_FILENO) != 0 && !flags.raw) return Converse(model, flags);
+  const bool nothing_to_say = flags.prompt.empty() && isatty(STDIN_FILENO) != 0;
+  if (nothing_to_say && !flags.raw && !context.as_json) return Converse(model, flags);
   std::string prompt = flags.prompt;
   if (prompt.empty() || prompt == "-") prompt.assign(std::istreambuf_iterator<char>(std::cin), {});
-  return Answer(model, flags, prompt);
+  return Answer(model, flags, prompt, context.as_json);
 }
 
 }  // namespace
@@ -117,10 +133,11 @@ void AddGenerate(CLI::App& app, Context& context) {
   command->add_option("--max-tokens", flags->max_tokens, "Longest answer")->check(CLI::PositiveNumber);
   command->add_option("--temperature", flags->temperature, "0 takes the likeliest token")
       ->check(CLI::NonNegativeNumber);
-  command->add_option("--top-k", flags->top_k, "Choose among so many tokens, 0 for all");
-  command->add_option("--top-p", flags->top_p, "Choose among the likeliest of this total probability");
+  command->add_option("--top-k", flags->top_k, "Choose among so many tokens, 0 for all")->check(CLI::NonNegativeNumber);
+  command->add_option("--top-p", flags->top_p, "Choose among the likeliest of this total probability")
+      ->check(CLI::Range(0.0, 1.0));
   command->add_option("--seed", flags->seed, "Of the choice");
-  command->add_option("--stop", flags->stop, "Text that ends the answer; may repeat");
+  Repeatable(command->add_option("--stop", flags->stop, "Text that ends the answer; may repeat"));
   command->add_flag("--stats", flags->stats, "Tokens a second and state size on standard error");
   command->footer("Example: xhybrid generate student.xhy \"What is 7 times 8?\"");
   command->callback([&context, flags] { context.command = [&context, flags] { return Generate(context, *flags); }; });

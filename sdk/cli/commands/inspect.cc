@@ -9,7 +9,7 @@ namespace {
 
 struct Flags {
   std::string path;
-  bool tensors = false, verify = false;
+  bool tensors = false, verify = false, load = false;
 };
 
 std::string Plain(const json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); }
@@ -29,12 +29,19 @@ void PrintMixers(const json& layers) {
   Table table({"layer", "mixer", "settings"});
   for (size_t i = 0; i < layers.size(); ++i) {
     std::string settings;
-    for (const auto& [key, value] : layers[i].value("settings", json::object()).items()) {
+    const json fields = layers[i].value("settings", json::object());
+    for (const auto& [key, value] : fields.items()) {
       settings += (settings.empty() ? "" : ", ") + key + " " + Plain(value);
     }
     table.AddRow({std::to_string(i), layers[i].value("kind", ""), settings});
   }
   table.Print(std::cout);
+}
+
+void PrintState(const json& state) {
+  std::cout << "\nstate of a session: " << Bytes(state.value("constant_bytes", 0.0)) << " + "
+            << Bytes(state.value("bytes_per_token", 0.0))
+            << " a token (the teacher's cache: " << Bytes(state.value("teacher_bytes_per_token", 0.0)) << " a token)\n";
 }
 
 void PrintTensors(const json& tensors) {
@@ -51,6 +58,7 @@ int InspectCheckpoint(Context& context, const Flags& flags) {
   if (flags.verify) checkpoint.verify();
   json described = json::parse(checkpoint.describe());
   described["verified"] = flags.verify;
+  if (flags.load) described["state"] = json::parse(context.runtime().load(flags.path).describe())["state"];
   if (context.as_json) {
     PrintJson(described);
     return 0;
@@ -63,6 +71,7 @@ int InspectCheckpoint(Context& context, const Flags& flags) {
   PrintFields({{"config", config}, {"files", described.value("files", json::object())}}, "");
   std::cout << "\n";
   PrintMixers(described.value("layers", json::array()));
+  if (flags.load) PrintState(described["state"]);
   std::cout << "\nhistory:\n";
   for (const json& entry : described.value("history", json::array())) std::cout << "  " << entry.dump() << "\n";
   if (flags.tensors) {
@@ -91,6 +100,7 @@ void AddInspect(CLI::App& app, Context& context) {
   command->add_option("path", flags->path, "Checkpoint or directory")->required();
   command->add_flag("--tensors", flags->tensors, "List every tensor");
   command->add_flag("--verify", flags->verify, "Read everything and check every digest");
+  command->add_flag("--load", flags->load, "Load the model too and show the size of a session's state");
   command->footer("Example: xhybrid inspect student.xhy --verify");
   command->callback([&context, flags] {
     context.command = [&context, flags] {

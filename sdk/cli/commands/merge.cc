@@ -16,9 +16,9 @@ void AddMerge(CLI::App& app, Context& context) {
   CLI::App* command = app.add_subcommand("merge", "Merge students that began from the same weights");
   command->add_option("models", flags->models, "Checkpoints")->required();
   command->add_option("--method", flags->method, "Merge plugin (xhybrid plugins lists them with their options)");
-  command->add_option("--weights", flags->weights, "One for each model")->delimiter(',');
+  Repeatable(command->add_option("--weights", flags->weights, "One for each model: 0.5,0.5"))->delimiter(',');
   command->add_option("--base", flags->base, "What the models began from, where the method needs it");
-  command->add_option("--option", flags->options, "Option of the method, KEY=VALUE; may repeat");
+  Repeatable(command->add_option("--option", flags->options, "Option of the method, KEY=VALUE; may repeat"));
   command->add_option("--output", flags->output, "Checkpoint to write, NAME.xhy");
   command->add_option("--dtype", flags->dtype, "What weights are stored in")
       ->check(CLI::IsMember({"stored", "f32", "bf16"}));

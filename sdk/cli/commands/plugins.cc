@@ -28,6 +28,7 @@ void AddPlugins(CLI::App& app, Context& context) {
   auto options = std::make_shared<bool>(false);
   CLI::App* command = app.add_subcommand("plugins", "List the plugins that were found");
   command->add_flag("--options", *options, "With the options of each");
+  command->footer("Example: xhybrid plugins --options");
   command->callback([&context, options] {
     context.command = [&context, options] {
       json all = json::array();
