@@ -4,7 +4,7 @@
 //   xh::Runtime runtime;
 //   xh::Model model = runtime.load("student.xhy");
 //   xh::Session session = model.session();
-//   session.feed(model.encode(model.chat({{"user", "What is 7 times 8?"}})));
+//   session.feed(model.encode(model.chat({{"user", "What is 7 times 5?"}}), true));
 //   std::cout << session.generate();
 //
 // A handle is movable, not copyable, and frees its object. A call on a moved-from handle throws xh::Error.

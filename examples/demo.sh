@@ -62,7 +62,7 @@ demo() {
     $out/merged.xhy --names teacher,seed,math,chat,merged "${tasks[@]}" --limit "$questions" --output $out/evaluation.json
 
   heading 'Asking the merged student'
-  ask $out/merged.xhy 'What is 7 times 8?'
+  ask $out/merged.xhy 'What is 7 times 5?'
   ask $out/merged.xhy 'Repeat after me in capital letters: blue river stone'
   ask $out/merged.xhy 'Tom has 12 apples. Tom buys 9 more. Tom gives away 4. How many apples are there now?'
   heading "Done: everything lies in $out/"

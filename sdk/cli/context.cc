@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <iostream>
+#include <sstream>
 
 #include "table.h"
 
@@ -15,6 +17,18 @@ void PrintWarning(void*, xh_log_level level, const char* origin, const char* tex
   if (level < XH_LOG_WARNING) return;
   const char* kind = level == XH_LOG_WARNING ? "warning" : "error";
   std::fprintf(stderr, "%sxhybrid: %s: %s: %s\n", isatty(STDERR_FILENO) != 0 ? "\r\033[K" : "", kind, origin, text);
+}
+
+// The entry of an object (made when missing) or of a list (which must have it).
+json* Child(json* place, const std::string& key, const std::string& assignment) {
+  if (place->is_null() || place->is_object()) return &(*place)[key];
+  char* end = nullptr;
+  const unsigned long long index = std::strtoull(key.c_str(), &end, 10);
+  const bool number = !key.empty() && key[0] >= '0' && key[0] <= '9' && *end == '\0';
+  if (!place->is_array() || !number || index >= place->size())
+    throw UsageError("\"" + assignment + "\": \"" + key + "\" is not in " +
+                     place->dump(-1, ' ', false, json::error_handler_t::replace));
+  return &(*place)[static_cast<size_t>(index)];
 }
 
 }  // namespace
@@ -47,16 +61,24 @@ void SetByPath(json* object, const std::string& assignment) {
   json value = json::parse(text, nullptr, false);
   if (value.is_discarded()) value = text;
   json* place = object;
-  std::string path = assignment.substr(0, equals);
-  for (size_t dot = path.find('.'); dot != std::string::npos; dot = path.find('.')) {
-    place = &(*place)[path.substr(0, dot)];
-    if (!place->is_object() && !place->is_null()) throw UsageError("\"" + path.substr(0, dot) + "\" is not an object");
-    path.erase(0, dot + 1);
-  }
-  (*place)[path] = std::move(value);
+  std::istringstream path(assignment.substr(0, equals));
+  for (std::string key; std::getline(path, key, '.');) place = Child(place, key, assignment);
+  *place = std::move(value);
 }
 
-CLI::Option* Repeatable(CLI::Option* option) { return option->allow_extra_args(false); }
+CLI::Option* Repeatable(CLI::Option* option) { return option->allow_extra_args(false)->default_str(""); }
+
+void AddOptionsFlag(CLI::App* command, Context& context, const std::string& kind) {
+  auto list = [&context, kind] {
+    context.command = [&context, kind] {
+      const std::string schema = context.runtime().job_schema(kind);
+      context.as_json ? PrintJson(ParseOrThrow(schema, "the schema")) : PrintSchema(schema);
+      return 0;
+    };
+    throw EndOfParsing();
+  };
+  command->add_flag_callback("--options", list, "List every recipe field with its default, and end");
+}
 
 void PrintSchema(const std::string& schema_json) {
   Table table({"option", "type", "default", "meaning"});

@@ -43,6 +43,10 @@ void SetByPath(json* object, const std::string& assignment);
 CLI::Option* Repeatable(CLI::Option* option);
 // Prints the options of a job kind, or of a plugin's schema, as a table.
 void PrintSchema(const std::string& schema_json);
+// Thrown while parsing by a flag that ends it, as --help does, and leaves context.command to run.
+struct EndOfParsing : CLI::Success {};
+// --options: prints every recipe field of the job kind and ends; nothing else need be given.
+void AddOptionsFlag(CLI::App* command, Context& context, const std::string& kind);
 
 // Each adds its command.
 void AddImport(CLI::App& app, Context& context);

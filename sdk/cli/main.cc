@@ -33,6 +33,8 @@ std::string Explain(const CLI::App& app, const CLI::ParseError& error) {
 int Parse(CLI::App& app, int argc, char** argv) {
   try {
     app.parse(argc, argv);
+  } catch (const cli::EndOfParsing&) {
+    return 0;
   } catch (const CLI::Success& success) {  // --help, --version
     return app.exit(success) == 0 ? -1 : kBadArguments;
   } catch (const CLI::ParseError& error) {

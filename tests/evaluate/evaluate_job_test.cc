@@ -27,7 +27,7 @@ const std::shared_ptr<Runtime>& TestRuntime() {
 }
 
 // Runs a recipe to its end; the events too.
-StatusOr<json> Run(const json& recipe, std::vector<json>* events = nullptr) {
+StatusOr<json> Evaluate(const json& recipe, std::vector<json>* events = nullptr) {
   XH_ASSIGN_OR_RETURN(std::unique_ptr<Job> job, OpenEvaluateJob(TestRuntime(), recipe));
   for (bool finished = false; !finished;) {
     json event;
@@ -39,11 +39,11 @@ StatusOr<json> Run(const json& recipe, std::vector<json>* events = nullptr) {
 
 TEST(EvaluateJob, AModelAgainstItselfTiesEverywhere) {
   std::vector<json> events;
-  StatusOr<json> result = Run({{"models", {kTeacher, kTeacher}},
-                               {"names", {"teacher", "again"}},
-                               {"tasks", {Data("math.test.jsonl"), Data("chat.test.jsonl")}},
-                               {"limit", 6}},
-                              &events);
+  StatusOr<json> result = Evaluate({{"models", {kTeacher, kTeacher}},
+                                    {"names", {"teacher", "again"}},
+                                    {"tasks", {Data("math.test.jsonl"), Data("chat.test.jsonl")}},
+                                    {"limit", 6}},
+                                   &events);
   ASSERT_TRUE(result.ok()) << result.status();
   ASSERT_EQ(events.size(), 24u);  // one a sample, model and task
   EXPECT_EQ(events.front()["done"], 1);
@@ -84,7 +84,7 @@ TEST(EvaluateJob, AnswersDoNotDependOnWhatWasAskedBefore) {
 
 TEST(EvaluateJob, PerplexityIsOfTheMeanTokenOfTheTask) {
   const std::string task = Data("stories.test.jsonl");
-  StatusOr<json> result = Run({{"models", {kTeacher}}, {"tasks", {task}}, {"limit", 2}});
+  StatusOr<json> result = Evaluate({{"models", {kTeacher}}, {"tasks", {task}}, {"limit", 2}});
   ASSERT_TRUE(result.ok()) << result.status();
   auto model = Model::Load(TestRuntime(), kTeacher).value();
   double sum = 0, count = 0;
@@ -104,8 +104,11 @@ TEST(EvaluateJob, PerplexityIsOfTheMeanTokenOfTheTask) {
 
 TEST(EvaluateJob, TheReportHoldsEveryAnswer) {
   const std::string path = testing::TempDir() + "xhybrid_report.json";
-  StatusOr<json> result = Run(
-      {{"models", {kTeacher}}, {"tasks", {Data("chat.test.jsonl")}}, {"limit", 2}, {"max_tokens", 8}, {"output", path}});
+  StatusOr<json> result = Evaluate({{"models", {kTeacher}},
+                                    {"tasks", {Data("chat.test.jsonl")}},
+                                    {"limit", 2},
+                                    {"max_tokens", 8},
+                                    {"output", path}});
   ASSERT_TRUE(result.ok()) << result.status();
   std::ifstream file(path);
   const json report = json::parse(std::string(std::istreambuf_iterator<char>(file), {}), nullptr, false);
@@ -123,8 +126,8 @@ TEST(EvaluateJob, TheReportHoldsEveryAnswer) {
 
 TEST(EvaluateJob, AStudentIsCalledAfterItsRun) {
   const std::string task = Data("chat.test.jsonl");
-  for (const auto& [path, name] :
-       std::vector<std::pair<std::string, std::string>>{{"runs/math/student.xhy", "math"}, {"models/seed.xhy/", "seed"}}) {
+  for (const auto& [path, name] : std::vector<std::pair<std::string, std::string>>{{"runs/math/student.xhy", "math"},
+                                                                                   {"models/seed.xhy/", "seed"}}) {
     StatusOr<std::unique_ptr<Job>> job = OpenEvaluateJob(TestRuntime(), {{"models", {path}}, {"tasks", {task}}});
     ASSERT_TRUE(job.ok()) << job.status();
     EXPECT_EQ((*job)->Result()["teacher"], name);
@@ -157,17 +160,17 @@ TEST(EvaluateJob, BadRecipesNameTheField) {
 }
 
 TEST(EvaluateJob, AReportThatCannotBeWrittenIsRefusedAtOnce) {
-  const Status status =
-      OpenEvaluateJob(TestRuntime(),
-                      {{"models", {kTeacher}}, {"tasks", {Data("math.test.jsonl")}}, {"output", "/nowhere/report.json"}})
-          .status();
+  const Status status = OpenEvaluateJob(TestRuntime(), {{"models", {kTeacher}},
+                                                        {"tasks", {Data("math.test.jsonl")}},
+                                                        {"output", "/nowhere/report.json"}})
+                            .status();
   EXPECT_EQ(CodeOf(status), XH_IO);
   EXPECT_THAT(std::string(status.message()), HasSubstr("/nowhere/report.json"));
 }
 
 TEST(EvaluateJob, ATeacherWithoutTokenizerIsRefusedByName) {
   const std::string bare = std::string(XH_TEST_DATA) + "/teachers/hf_llama";
-  StatusOr<json> result = Run({{"models", {bare}}, {"tasks", {Data("math.test.jsonl")}}, {"limit", 1}});
+  StatusOr<json> result = Evaluate({{"models", {bare}}, {"tasks", {Data("math.test.jsonl")}}, {"limit", 1}});
   EXPECT_EQ(CodeOf(result.status()), XH_INVALID_STATE) << result.status();
   EXPECT_THAT(std::string(result.status().message()), HasSubstr("tokenizer"));
 }

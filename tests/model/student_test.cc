@@ -140,6 +140,20 @@ TEST(Session, ReadsTheSameWholeInPiecesAndTokenByToken) {
   }
 }
 
+TEST(Session, WorksWithATeacherInBf16AndNewParametersInF32) {
+  for (const Variant& variant : Variants()) {
+    SCOPED_TRACE(absl::StrCat(variant.teacher, " ", variant.options.dump()));
+    auto exact = MakeStudent(*LoadTeacher(variant.teacher), variant.options);
+    auto rounded = MakeStudent(*LoadTeacher(variant.teacher, XH_BF16), variant.options);
+    EXPECT_EQ(rounded->activation_dtype(), XH_BF16);
+    const std::vector<int32_t> ids = FirstSequence(variant.teacher);
+    const std::vector<float> logits = FedInPieces(rounded, ids, {32, 9, 1, 3});
+    // Raw queries and keys are read, but divide by what cancels: rounding to 8 bits leaves nothing to compare.
+    if (variant.options.value("feature_map", "") == "none") continue;
+    EXPECT_LE(RelativeError(logits, FedInPieces(exact, ids, {45})), 0.05);  // 8 bits in three blocks
+  }
+}
+
 TEST(Student, MayKeepAHeadAtUnlimitedWindow) {
   auto teacher = LoadTeacher("hf_llama");
   auto student =

@@ -77,6 +77,7 @@ void AddBench(CLI::App& app, Context& context) {
       ->check(CLI::PositiveNumber);
   command->add_option("--decode-tokens", flags->decode_tokens, "Tokens decoded in a run")->check(CLI::PositiveNumber);
   command->add_option("--repeats", flags->repeats, "Runs whose median counts")->check(CLI::PositiveNumber);
+  AddOptionsFlag(command, context, "bench");
   command->footer("Example: xhybrid bench teacher.xhy --window 64");
   command->callback([&context, flags] { context.command = [&context, flags] { return Bench(context, *flags); }; });
 }

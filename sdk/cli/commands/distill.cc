@@ -17,13 +17,13 @@ struct Flags {
   std::string mixer, feature_map;
   int64_t window = 0, sinks = 0, features = 0;
   int64_t context = 0, batch = 0, micro_batch = 0, seed = 0, save_every = 0;
-  bool dry_run = false, no_resume = false, options = false;
+  bool dry_run = false, no_resume = false;
 };
 
 json ReadRecipe(const std::string& path) {
   if (path.empty()) return json::object();
   std::ifstream file(path, std::ios::binary);
-  if (!file) throw UsageError("the recipe " + path + " cannot be opened");
+  if (!file) throw std::runtime_error("the recipe " + path + " cannot be opened");
   json recipe = ParseOrThrow(std::string(std::istreambuf_iterator<char>(file), {}), "the recipe " + path);
   if (!recipe.is_object()) throw UsageError("the recipe " + path + " is not a JSON object");
   return recipe;
@@ -40,18 +40,30 @@ json DataEntry(const std::string& text) {
   return {{"path", text.substr(0, colon)}, {"weight", weight}};
 }
 
-// One entry a --stage; the i-th --steps and --learning-rate belong to the i-th stage, a single one to all.
-json StageEntries(const Flags& flags) {
-  json stages = json::array();
-  for (size_t i = 0; i < flags.stages.size(); ++i) {
-    json stage = {{"stage", flags.stages[i]}};
-    if (!flags.steps.empty()) stage["steps"] = flags.steps[std::min(i, flags.steps.size() - 1)];
-    if (!flags.learning_rates.empty()) {
-      stage["learning_rate"] = flags.learning_rates[std::min(i, flags.learning_rates.size() - 1)];
-    }
-    stages.push_back(std::move(stage));
+// The values of a flag, one for each stage in order or a single one for all, as "key" of the stages.
+template <typename T>
+void SetOfStages(json* stages, const char* flag, const char* key, const std::vector<T>& values) {
+  if (values.empty()) return;
+  if (!stages->is_array() || stages->empty())
+    throw UsageError(std::string("distill: ") + flag + " needs a --stage, or a recipe with stages");
+  if (values.size() != 1 && values.size() != stages->size()) {
+    throw UsageError(std::string("distill: ") + flag + " is given " + std::to_string(values.size()) + " times for " +
+                     std::to_string(stages->size()) + " stages; allowed: once, or once for each");
   }
-  return stages;
+  for (size_t i = 0; i < stages->size(); ++i) {
+    json& stage = (*stages)[i];
+    if (stage.is_string()) stage = json{{"stage", stage}};
+    if (!stage.is_object()) throw UsageError("distill: the recipe's stages are not a list of objects");
+    stage[key] = values[values.size() == 1 ? 0 : i];
+  }
+}
+
+void SetStages(json* recipe, const Flags& flags) {
+  if (!flags.stages.empty()) (*recipe)["stages"] = flags.stages;
+  if (flags.steps.empty() && flags.learning_rates.empty()) return;
+  json& stages = (*recipe)["stages"];
+  SetOfStages(&stages, "--steps", "steps", flags.steps);
+  SetOfStages(&stages, "--learning-rate", "learning_rate", flags.learning_rates);
 }
 
 // The recipe with every given flag on top.
@@ -81,7 +93,7 @@ json Overridden(json recipe, const Flags& flags, const CLI::App& command) {
   mixer("--features", "features", flags.features);
   mixer("--window", "window", flags.window);
   mixer("--sinks", "sinks", flags.sinks);
-  if (given("--stage")) recipe["stages"] = StageEntries(flags);
+  SetStages(&recipe, flags);
   if (given("--data")) {
     recipe["data"] = json::array();
     for (const std::string& entry : flags.data) recipe["data"].push_back(DataEntry(entry));
@@ -99,8 +111,8 @@ void AddFlags(CLI::App* command, Flags& flags) {
   command->add_option("--student", flags.student, "Checkpoint of a student to go on with (default: a new one)");
   command->add_option("--output", flags.output, "Directory of the run; student.xhy is written there");
   Repeatable(command->add_option("--stage", flags.stages, "Stage plugin, in order; may repeat"));
-  Repeatable(command->add_option("--steps", flags.steps, "Steps of each --stage, or of all"));
-  Repeatable(command->add_option("--learning-rate", flags.learning_rates, "Learning rate of each --stage, or of all"));
+  Repeatable(command->add_option("--steps", flags.steps, "Steps of each stage, once for each or once for all"));
+  Repeatable(command->add_option("--learning-rate", flags.learning_rates, "Learning rate of each stage, likewise"));
   Repeatable(command->add_option("--data", flags.data, "JSONL file, PATH or PATH:WEIGHT; may repeat"));
   plain(command->add_option("--context", flags.context, "Tokens of a row"));
   plain(command->add_option("--batch", flags.batch, "Rows of a step"));
@@ -116,7 +128,6 @@ void AddFlags(CLI::App* command, Flags& flags) {
   Repeatable(command->add_option("--set", flags.set, "Any recipe field, KEY=VALUE with dots in KEY; may repeat"));
   command->add_flag("--no-resume", flags.no_resume, "Refuse a directory that already holds a run");
   command->add_flag("--dry-run", flags.dry_run, "Check everything, show the plan, train nothing");
-  command->add_flag("--options", flags.options, "List every recipe field with its default, and end");
 }
 
 }  // namespace
@@ -125,15 +136,12 @@ void AddDistill(CLI::App& app, Context& context) {
   auto flags = std::make_shared<Flags>();
   CLI::App* command = app.add_subcommand("distill", "Turn a teacher into a hybrid student, stage by stage");
   AddFlags(command, *flags);
+  AddOptionsFlag(command, context, "distill");
   command->footer(
       "Example: xhybrid distill --teacher teacher.xhy --stage align --steps 150 --window 64 --data domain.jsonl "
       "--output runs/seed\nThe same command goes on with an interrupted run.");
   command->callback([&context, flags, command] {
     context.command = [&context, flags, command] {
-      if (flags->options) {
-        PrintSchema(context.runtime().job_schema("distill"));
-        return 0;
-      }
       const json result = RunJob(context, "distill", Overridden(ReadRecipe(flags->recipe), *flags, *command));
       if (context.as_json) {
         PrintJson(result);

@@ -76,7 +76,7 @@ int Evaluate(Context& context, const Flags& flags) {
   if (!flags.csv.empty()) {
     std::ofstream file(flags.csv);
     table.PrintCsv(file);
-    if (!file.flush()) throw UsageError("the table " + flags.csv + " cannot be written");
+    if (!file.flush()) throw std::runtime_error("the table " + flags.csv + " cannot be written");
   }
   if (context.as_json) {
     PrintJson(result);
@@ -102,6 +102,7 @@ void AddEvaluate(CLI::App& app, Context& context) {
   command->add_option("--max-tokens", flags->max_tokens, "Longest answer")->check(CLI::PositiveNumber);
   command->add_option("--output", flags->output, "JSON report with every answer");
   command->add_option("--csv", flags->csv, "The table as CSV");
+  AddOptionsFlag(command, context, "evaluate");
   command->footer("Example: xhybrid evaluate teacher.xhy student.xhy --task math.test.jsonl --task chat.test.jsonl");
   command->callback([&context, flags] { context.command = [&context, flags] { return Evaluate(context, *flags); }; });
 }

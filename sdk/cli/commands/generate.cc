@@ -139,7 +139,7 @@ void AddGenerate(CLI::App& app, Context& context) {
   command->add_option("--seed", flags->seed, "Of the choice");
   Repeatable(command->add_option("--stop", flags->stop, "Text that ends the answer; may repeat"));
   command->add_flag("--stats", flags->stats, "Tokens a second and state size on standard error");
-  command->footer("Example: xhybrid generate student.xhy \"What is 7 times 8?\"");
+  command->footer("Example: xhybrid generate student.xhy \"What is 7 times 5?\"");
   command->callback([&context, flags] { context.command = [&context, flags] { return Generate(context, *flags); }; });
 }
 

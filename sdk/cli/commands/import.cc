@@ -19,6 +19,7 @@ void AddImport(CLI::App& app, Context& context) {
       ->check(CLI::IsMember({"stored", "f32", "bf16"}));
   command->add_flag("--replace", flags->replace, "Replace an existing checkpoint");
   command->add_flag("--dry-run", flags->dry_run, "Check everything and write nothing");
+  AddOptionsFlag(command, context, "import");
   command->footer("Example: xhybrid import models/llama-3m teacher.xhy");
   command->callback([&context, flags] {
     context.command = [&context, flags] {

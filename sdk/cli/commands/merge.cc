@@ -24,6 +24,7 @@ void AddMerge(CLI::App& app, Context& context) {
       ->check(CLI::IsMember({"stored", "f32", "bf16"}));
   command->add_flag("--replace", flags->replace, "Replace an existing checkpoint");
   command->add_flag("--dry-run", flags->dry_run, "Check everything and write nothing");
+  AddOptionsFlag(command, context, "merge");
   command->footer("Example: xhybrid merge math.xhy chat.xhy --weights 0.5,0.5 --output merged.xhy");
   command->callback([&context, flags] {
     context.command = [&context, flags] {
