@@ -9,16 +9,12 @@
 namespace xh::cpu::XH_ISA {
 namespace {
 
-bool OneDnnAllowed() {
 #ifdef XH_HAVE_ONEDNN
+bool OneDnnAllowed() {
   const char* wanted = std::getenv("XHYBRID_CPU_GEMM");
   return wanted == nullptr || std::strcmp(wanted, "panel") != 0;
-#else
-  return false;
-#endif
 }
 
-#ifdef XH_HAVE_ONEDNN
 // oneDNN's kernel for AVX2 copies a wide transposed A column by column: 80 GFLOP/s where the panels reach 130 (two Zen
 // 3 cores, weight gradient of an output head). Its kernels for AVX-512 have another name and no such weakness.
 bool PanelsAreFaster(const GemmShape& shape, const Gemm& gemm) {

@@ -11,13 +11,15 @@
 
 namespace xh::cpu::XH_ISA {
 
-// A parallel region costs about a microsecond: below this many element operations one thread is faster.
+// A parallel region costs about a microsecond, and more with every thread: below this many element operations one thread
+// is faster, and each further one needs half as many to be worth waking.
 constexpr int64_t kWorthThreads = 20000;
 
 // Parts that `items` are split into. The split never depends on how many threads come at run time, so results do not.
 inline int Parts(int threads, int64_t items, int64_t work) {
   if (work < kWorthThreads) return 1;
-  return static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, items)));
+  const int64_t worth = work / (kWorthThreads / 2);
+  return static_cast<int>(std::max<int64_t>(1, std::min({static_cast<int64_t>(threads), items, worth})));
 }
 
 // Runs body(first, last, part) for `parts` contiguous shares of [0, items).
