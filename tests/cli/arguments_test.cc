@@ -9,7 +9,7 @@ namespace {
 
 using cli_test::Lines;
 using cli_test::Outcome;
-using cli_test::Run;
+using cli_test::RunProgram;
 using cli_test::Words;
 using testing::HasSubstr;
 
@@ -30,7 +30,7 @@ TEST(Arguments, HelpOfEveryCommandEndsWellAndNamesItsFlags) {
       {"doctor", {}},
       {"completion", {"bash,zsh,fish"}}};
   for (const auto& [command, names] : flags) {
-    const Outcome outcome = Run({command, "--help"});
+    const Outcome outcome = RunProgram({command, "--help"});
     EXPECT_EQ(outcome.status, 0) << command;
     EXPECT_EQ(outcome.err, "") << command;
     EXPECT_THAT(outcome.out, HasSubstr("Example: ")) << command;
@@ -39,7 +39,7 @@ TEST(Arguments, HelpOfEveryCommandEndsWellAndNamesItsFlags) {
 }
 
 TEST(Arguments, HelpOfTheProgramNamesCommandsAndGlobalFlags) {
-  const Outcome outcome = Run({"--help"});
+  const Outcome outcome = RunProgram({"--help"});
   EXPECT_EQ(outcome.status, 0);
   for (const char* name : {"import", "distill", "merge", "generate", "evaluate", "inspect", "bench", "plugins",
                            "doctor", "completion", "--plugins", "--threads", "--device", "--quiet", "--json"}) {
@@ -48,8 +48,8 @@ TEST(Arguments, HelpOfTheProgramNamesCommandsAndGlobalFlags) {
 }
 
 TEST(Arguments, HelpShowsDefaults) {
-  EXPECT_THAT(Run({"generate", "--help"}).out, HasSubstr("--max-tokens INT:POSITIVE=256"));
-  EXPECT_THAT(Run({"merge", "--help"}).out, HasSubstr("--method TEXT=linear"));
+  EXPECT_THAT(RunProgram({"generate", "--help"}).out, HasSubstr("--max-tokens INT:POSITIVE=256"));
+  EXPECT_THAT(RunProgram({"merge", "--help"}).out, HasSubstr("--method TEXT=linear"));
 }
 
 TEST(Arguments, AMistakeIsOneLineAndStatusTwo) {
@@ -74,7 +74,7 @@ TEST(Arguments, AMistakeIsOneLineAndStatusTwo) {
       {{"completion", "tcsh"}, "tcsh"},
   };
   for (const Mistake& mistake : mistakes) {
-    const Outcome outcome = Run(mistake.arguments);
+    const Outcome outcome = RunProgram(mistake.arguments);
     EXPECT_EQ(outcome.status, 2) << outcome.err;
     EXPECT_EQ(outcome.out, "");
     EXPECT_EQ(Lines(outcome.err), 1u) << outcome.err;
@@ -91,7 +91,7 @@ TEST(Arguments, WhatDoesNotExistIsOneLineAndStatusOne) {
                                        {"evaluate", "/nowhere/a.xhy", "--task", "/nowhere/task.jsonl"},
                                        {"distill", "--recipe", "/nowhere/recipe.json"}};
   for (const Words& command : commands) {
-    const Outcome outcome = Run(command);
+    const Outcome outcome = RunProgram(command);
     EXPECT_EQ(outcome.status, 1) << command[0];
     EXPECT_EQ(Lines(outcome.err), 1u) << outcome.err;
     EXPECT_THAT(outcome.err, HasSubstr("/nowhere/")) << command[0];
@@ -99,7 +99,7 @@ TEST(Arguments, WhatDoesNotExistIsOneLineAndStatusOne) {
 }
 
 TEST(Arguments, AnUnknownDeviceNamesTheOnesThatThereAre) {
-  const Outcome outcome = Run({"generate", cli_test::TinyTeacher(), "Hello", "--device", "abacus"});
+  const Outcome outcome = RunProgram({"generate", cli_test::TinyTeacher(), "Hello", "--device", "abacus"});
   EXPECT_EQ(outcome.status, 1);
   EXPECT_THAT(outcome.err, HasSubstr("abacus"));
   EXPECT_THAT(outcome.err, HasSubstr("cpu"));
@@ -112,7 +112,7 @@ TEST(Arguments, OptionsListsARecipeWithoutAskingForTheRest) {
                                                {"evaluate", {"tasks", "max_tokens"}},
                                                {"bench", {"decode_tokens", "repeats"}}};
   for (const auto& [command, names] : fields) {
-    const Outcome outcome = Run({command, "--options"});
+    const Outcome outcome = RunProgram({command, "--options"});
     EXPECT_EQ(outcome.status, 0) << outcome.err;
     for (const std::string& name : names) EXPECT_THAT(outcome.out, HasSubstr("\n" + name + " ")) << command;
     EXPECT_THAT(outcome.out, HasSubstr("(required)")) << command;
@@ -121,7 +121,7 @@ TEST(Arguments, OptionsListsARecipeWithoutAskingForTheRest) {
 
 TEST(Arguments, CompletionOfEveryShellNamesCommandsAndFlags) {
   for (const char* shell : {"bash", "zsh", "fish"}) {
-    const Outcome outcome = Run({"completion", shell});
+    const Outcome outcome = RunProgram({"completion", shell});
     EXPECT_EQ(outcome.status, 0) << shell;
     EXPECT_THAT(outcome.out, HasSubstr("evaluate")) << shell;
     EXPECT_THAT(outcome.out, HasSubstr("micro-batch")) << shell;

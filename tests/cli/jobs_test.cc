@@ -11,8 +11,8 @@ namespace {
 
 using cli_test::Outcome;
 using cli_test::ReadFile;
-using cli_test::Run;
 using cli_test::RunInterrupted;
+using cli_test::RunProgram;
 using cli_test::Scratch;
 using cli_test::TinyTeacher;
 using cli_test::Words;
@@ -61,11 +61,12 @@ json RecipeOf(const Scratch& scratch) { return json::parse(ReadFile(scratch / "r
 
 TEST(Jobs, DistillTrainsAStudentThatCanBeInspected) {
   Scratch scratch;
-  const Outcome outcome = Run(Distill(scratch, {"--steps", "3", "--learning-rate", "0.01"}));
+  const Outcome outcome = RunProgram(Distill(scratch, {"--steps", "3", "--learning-rate", "0.01"}));
   ASSERT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_THAT(outcome.err, HasSubstr("plan: 32 tokens a step, 3 steps"));
   EXPECT_THAT(outcome.out, HasSubstr(scratch / "run/student.xhy"));
-  const json described = json::parse(Run({"inspect", scratch / "run/student.xhy", "--json"}).out, nullptr, false);
+  const json described =
+      json::parse(RunProgram({"inspect", scratch / "run/student.xhy", "--json"}).out, nullptr, false);
   ASSERT_TRUE(described.is_object());
   EXPECT_EQ(described["layers"][0]["kind"], "hybrid");
 }
@@ -81,8 +82,8 @@ TEST(Jobs, FlagsGoOnTopOfTheRecipe) {
                        {"context", 32},
                        {"batch", 4}};
   std::ofstream(scratch / "recipe.json") << recipe.dump();
-  const Outcome outcome = Run({"distill", "--recipe", scratch / "recipe.json", "--context", "16", "--steps", "1",
-                               "--set", "student.sinks=2", "--set", "stages.0.learning_rate=0.02", "--quiet"});
+  const Outcome outcome = RunProgram({"distill", "--recipe", scratch / "recipe.json", "--context", "16", "--steps", "1",
+                                      "--set", "student.sinks=2", "--set", "stages.0.learning_rate=0.02", "--quiet"});
   ASSERT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_EQ(outcome.err, "");
   const json used = RecipeOf(scratch);
@@ -96,7 +97,7 @@ TEST(Jobs, FlagsGoOnTopOfTheRecipe) {
 
 TEST(Jobs, ADryRunShowsThePlanAndTrainsNothing) {
   Scratch scratch;
-  const Outcome outcome = Run(Distill(scratch, {"--steps", "5", "--dry-run"}));
+  const Outcome outcome = RunProgram(Distill(scratch, {"--steps", "5", "--dry-run"}));
   EXPECT_EQ(outcome.status, 0) << outcome.err;
   EXPECT_THAT(outcome.err, HasSubstr("align: 5 steps"));
   EXPECT_FALSE(std::filesystem::exists(scratch / "run/student.xhy"));
@@ -104,7 +105,7 @@ TEST(Jobs, ADryRunShowsThePlanAndTrainsNothing) {
 
 TEST(Jobs, AnUnknownRecipeFieldIsRefusedByName) {
   Scratch scratch;
-  const Outcome outcome = Run(Distill(scratch, {"--steps", "5", "--set", "learnig_rate=1"}));
+  const Outcome outcome = RunProgram(Distill(scratch, {"--steps", "5", "--set", "learnig_rate=1"}));
   EXPECT_EQ(outcome.status, 1);
   EXPECT_THAT(outcome.err, HasSubstr("learnig_rate"));
 }
@@ -115,7 +116,7 @@ TEST(Jobs, AnInterruptedRunSaysSoAndCanGoOn) {
   EXPECT_EQ(interrupted.status, 130) << interrupted.err;
   EXPECT_THAT(interrupted.err, HasSubstr("cancelled after step"));
   EXPECT_FALSE(std::filesystem::exists(scratch / "run/student.xhy"));
-  const Outcome refused = Run(Distill(scratch, {"--steps", "1000000", "--no-resume", "--quiet"}));
+  const Outcome refused = RunProgram(Distill(scratch, {"--steps", "1000000", "--no-resume", "--quiet"}));
   EXPECT_EQ(refused.status, 1);
   EXPECT_THAT(refused.err, HasSubstr(scratch / "run"));
   const Outcome resumed = RunInterrupted(Distill(scratch, {"--steps", "1000000"}), "going on from step");

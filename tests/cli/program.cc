@@ -82,7 +82,7 @@ class Process {
 
 }  // namespace
 
-Outcome Run(const Words& arguments, const Words& environment) { return Process(arguments, environment).Wait(); }
+Outcome RunProgram(const Words& arguments, const Words& environment) { return Process(arguments, environment).Wait(); }
 
 Outcome RunInterrupted(const Words& arguments, const std::string& sign) {
   Process process(arguments, {});

@@ -16,7 +16,7 @@ struct Outcome {
 using Words = std::vector<std::string>;
 
 // Runs `xhybrid` with these arguments, an empty standard input and "NAME=value" added to the environment.
-Outcome Run(const Words& arguments, const Words& environment = {});
+Outcome RunProgram(const Words& arguments, const Words& environment = {});
 
 // The same, interrupted (SIGINT) once `sign` stands on its standard error.
 Outcome RunInterrupted(const Words& arguments, const std::string& sign);

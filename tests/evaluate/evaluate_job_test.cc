@@ -99,7 +99,7 @@ TEST(EvaluateJob, PerplexityIsOfTheMeanTokenOfTheTask) {
   const double perplexity = (*result)["models"][0]["tasks"][0]["perplexity"];
   EXPECT_NEAR(perplexity, std::exp(-sum / count), 1e-9 * perplexity);
   EXPECT_GT(perplexity, 1.5);
-  EXPECT_LT(perplexity, 20);
+  EXPECT_LT(perplexity, 100);  // of 4,096 tokens; held-out text
 }
 
 TEST(EvaluateJob, TheReportHoldsEveryAnswer) {
