@@ -11,8 +11,8 @@
 
 namespace xh::cpu::XH_ISA {
 
-// A parallel region costs about a microsecond, and more with every thread: below this many element operations one thread
-// is faster, and each further one needs half as many to be worth waking.
+// A parallel region costs about a microsecond, and more with every thread: below this many element operations one
+// thread is faster, and each further one needs half as many to be worth waking.
 constexpr int64_t kWorthThreads = 20000;
 
 // Parts that `items` are split into. The split never depends on how many threads come at run time, so results do not.

@@ -1,7 +1,9 @@
 #include "core/train/distill_job.h"
 
+#include "core/train/html_report.h"
 #include "core/train/report.h"
 #include "core/train/run.h"
+#include "core/train/tensorboard.h"
 
 namespace xh {
 namespace {
@@ -47,6 +49,7 @@ class DistillJob : public Job {
         return EndStage(event);
       default:
         XH_ASSIGN_OR_RETURN(student_path_, run_->WriteFinalStudent());
+        XH_RETURN_IF_ERROR(WriteHtmlReport(recipe_.output));
         *event = {{"kind", "done"}, {"path", student_path_}, {"total_step", run_->total_step()}};
         return true;
     }
@@ -65,6 +68,7 @@ class DistillJob : public Job {
     seconds_per_step_ = seconds_per_step_ == 0 ? report.seconds : 0.9 * seconds_per_step_ + 0.1 * report.seconds;
     *event = StepEvent(*run_, report, seconds_per_step_);
     XH_RETURN_IF_ERROR(run_->AppendMetrics(*event));
+    XH_RETURN_IF_ERROR(AppendEvent(*event));
     last_metrics_ = MetricsToJson(report.metrics);
     if (run_->stage_finished()) {
       phase_ = Phase::kStageEnd;
@@ -72,6 +76,20 @@ class DistillJob : public Job {
       phase_ = Phase::kSave;
     }
     return false;
+  }
+
+  // The numbers of a step for TensorBoard, by stage.
+  Status AppendEvent(const json& event) {
+    if (events_ == nullptr) {
+      XH_ASSIGN_OR_RETURN(events_, EventWriter::Open(recipe_.output + "/tensorboard"));
+    }
+    const std::string stage = event["stage"].get<std::string>() + "/";
+    std::vector<std::pair<std::string, double>> scalars;
+    for (const char* key :
+         {"loss", "relative_loss", "cross_entropy", "kl", "learning_rate", "gradient_norm", "tokens_per_second"}) {
+      if (event.contains(key) && event[key].is_number()) scalars.emplace_back(stage + key, event[key].get<double>());
+    }
+    return events_->Append(event["total_step"].get<int64_t>(), scalars);
   }
 
   StatusOr<bool> EndStage(json* event) {
@@ -101,6 +119,7 @@ class DistillJob : public Job {
   Phase phase_ = Phase::kPlan;
   double seconds_per_step_ = 0;
   json last_metrics_;
+  std::unique_ptr<EventWriter> events_;
   std::string student_path_;
 };
 

@@ -68,6 +68,16 @@ void SetByPath(json* object, const std::string& assignment) {
 
 CLI::Option* Repeatable(CLI::Option* option) { return option->allow_extra_args(false)->default_str(""); }
 
+CLI::Validator AtLeast(int least) {
+  const std::string bound = std::to_string(least);
+  auto check = [least, bound](const std::string& text) {
+    double value = 0;
+    const bool fits = CLI::detail::lexical_cast(text, value) && value >= least;
+    return fits ? std::string() : "is " + text + "; allowed: numbers from " + bound;
+  };
+  return CLI::Validator(check, ">=" + bound);
+}
+
 void AddOptionsFlag(CLI::App* command, Context& context, const std::string& kind) {
   auto list = [&context, kind] {
     context.command = [&context, kind] {

@@ -41,6 +41,8 @@ json ParseOrThrow(const std::string& text, const std::string& what);  // UsageEr
 void SetByPath(json* object, const std::string& assignment);
 // An option that may repeat takes one value each time, so that what follows it is not swallowed.
 CLI::Option* Repeatable(CLI::Option* option);
+// Accepts numbers from `least` on; the message says what is allowed in few words.
+CLI::Validator AtLeast(int least);
 // Prints the options of a job kind, or of a plugin's schema, as a table.
 void PrintSchema(const std::string& schema_json);
 // Thrown while parsing by a flag that ends it, as --help does, and leaves context.command to run.

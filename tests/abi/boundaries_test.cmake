@@ -1,4 +1,5 @@
 # Who may include what: the core knows no backend and no plugin, a plugin and the programs know the interface alone.
+cmake_minimum_required(VERSION 3.25)
 set(failures "")
 set(checked 0)
 

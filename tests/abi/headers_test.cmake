@@ -1,5 +1,6 @@
 # Every public header compiles alone, without a warning, in every language version that it promises.
 # C_COMPILERS, CXX_COMPILERS: programs separated by ","; those not found are named *-NOTFOUND or empty.
+cmake_minimum_required(VERSION 3.25)
 set(strict -fsyntax-only -Wall -Wextra -Wpedantic -Wstrict-prototypes -Werror -I ${SOURCE_DIR}/abi)
 set(strict_cxx -fsyntax-only -Wall -Wextra -Wpedantic -Wshadow -Werror -I ${SOURCE_DIR}/abi)
 set(failures "")

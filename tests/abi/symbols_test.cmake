@@ -1,4 +1,5 @@
 # Header, symbols.txt, version script and library name the same functions; a plugin exports its entry and nothing else.
+cmake_minimum_required(VERSION 3.25)
 function(expect_equal what have want)
   list(SORT have)
   list(SORT want)

@@ -48,7 +48,7 @@ TEST(Arguments, HelpOfTheProgramNamesCommandsAndGlobalFlags) {
 }
 
 TEST(Arguments, HelpShowsDefaults) {
-  EXPECT_THAT(RunProgram({"generate", "--help"}).out, HasSubstr("--max-tokens INT:POSITIVE=256"));
+  EXPECT_THAT(RunProgram({"generate", "--help"}).out, HasSubstr("--max-tokens INT:>=1=256"));
   EXPECT_THAT(RunProgram({"merge", "--help"}).out, HasSubstr("--method TEXT=linear"));
 }
 
@@ -68,7 +68,7 @@ TEST(Arguments, AMistakeIsOneLineAndStatusTwo) {
       {{"distill", "--steps", "5"}, "--steps"},
       {{"distill", "--stage", "align", "--steps", "5", "--steps", "6"}, "--steps"},
       {{"distill", "--student", "a.xhy", "--window", "64"}, "--window"},
-      {{"generate", "model.xhy", "Hello", "--temperature", "-1"}, "--temperature"},
+      {{"generate", "model.xhy", "Hello", "--temperature", "-1"}, "--temperature: is -1; allowed: numbers from 0"},
       {{"evaluate", "model.xhy"}, "--task"},
       {{"doctor", "--threads", "-3"}, "--threads"},
       {{"completion", "tcsh"}, "tcsh"},

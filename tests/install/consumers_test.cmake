@@ -1,4 +1,5 @@
 # Installs the build, moves the tree, builds the programs of examples/ against it and runs them on the example teacher.
+cmake_minimum_required(VERSION 3.25)
 set(model ${SOURCE_DIR}/examples/teacher-llama-3m)
 set(question "What is 7 times 5?")
 unset(ENV{XHYBRID_PLUGIN_PATH})  # the installed library has to find the installed plugins by itself

@@ -68,15 +68,14 @@ void AddBench(CLI::App& app, Context& context) {
   CLI::App* command = app.add_subcommand("bench", "Time training and decoding against this machine's ceilings");
   command->add_option("model", flags->model, "Teacher: checkpoint or Hugging Face directory")->required();
   command->add_option("--mixer", flags->mixer, "Student: hybrid, attention, window or mlstm");
-  command->add_option("--window", flags->window, "Student: window")->check(CLI::PositiveNumber);
-  command->add_option("--sinks", flags->sinks, "Student: sinks")->check(CLI::NonNegativeNumber);
+  command->add_option("--window", flags->window, "Student: window")->check(AtLeast(1));
+  command->add_option("--sinks", flags->sinks, "Student: sinks")->check(AtLeast(0));
   command->add_option("--feature-map", flags->feature_map, "Student: softmax, hedgehog or none");
   command->add_option("--features", flags->features, "Student: features a head, 0 for the head dimension");
-  command->add_option("--context", flags->context, "Tokens of a training row")->check(CLI::PositiveNumber);
-  command->add_option("--micro-batch", flags->micro_batch, "Rows of a forward and backward")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--decode-tokens", flags->decode_tokens, "Tokens decoded in a run")->check(CLI::PositiveNumber);
-  command->add_option("--repeats", flags->repeats, "Runs whose median counts")->check(CLI::PositiveNumber);
+  command->add_option("--context", flags->context, "Tokens of a training row")->check(AtLeast(1));
+  command->add_option("--micro-batch", flags->micro_batch, "Rows of a forward and backward")->check(AtLeast(1));
+  command->add_option("--decode-tokens", flags->decode_tokens, "Tokens decoded in a run")->check(AtLeast(1));
+  command->add_option("--repeats", flags->repeats, "Runs whose median counts")->check(AtLeast(1));
   AddOptionsFlag(command, context, "bench");
   command->footer("Example: xhybrid bench teacher.xhy --window 64");
   command->callback([&context, flags] { context.command = [&context, flags] { return Bench(context, *flags); }; });

@@ -98,8 +98,8 @@ void AddEvaluate(CLI::App& app, Context& context) {
       command->add_option("--task", flags->tasks,
                           "JSONL file: rows with \"messages\" (exact match) or \"text\" (perplexity); may repeat"))
       ->required();
-  command->add_option("--limit", flags->limit, "Rows of each task, 0 for all")->check(CLI::NonNegativeNumber);
-  command->add_option("--max-tokens", flags->max_tokens, "Longest answer")->check(CLI::PositiveNumber);
+  command->add_option("--limit", flags->limit, "Rows of each task, 0 for all")->check(AtLeast(0));
+  command->add_option("--max-tokens", flags->max_tokens, "Longest answer")->check(AtLeast(1));
   command->add_option("--output", flags->output, "JSON report with every answer");
   command->add_option("--csv", flags->csv, "The table as CSV");
   AddOptionsFlag(command, context, "evaluate");

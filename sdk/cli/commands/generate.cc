@@ -130,10 +130,9 @@ void AddGenerate(CLI::App& app, Context& context) {
   command->add_option("prompt", flags->prompt, "Question; '-' reads standard input, none on a terminal converses");
   command->add_option("--system", flags->system, "System message");
   command->add_flag("--raw", flags->raw, "Go on with the prompt itself, without the chat template");
-  command->add_option("--max-tokens", flags->max_tokens, "Longest answer")->check(CLI::PositiveNumber);
-  command->add_option("--temperature", flags->temperature, "0 takes the likeliest token")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--top-k", flags->top_k, "Choose among so many tokens, 0 for all")->check(CLI::NonNegativeNumber);
+  command->add_option("--max-tokens", flags->max_tokens, "Longest answer")->check(AtLeast(1));
+  command->add_option("--temperature", flags->temperature, "0 takes the likeliest token")->check(AtLeast(0));
+  command->add_option("--top-k", flags->top_k, "Choose among so many tokens, 0 for all")->check(AtLeast(0));
   command->add_option("--top-p", flags->top_p, "Choose among the likeliest of this total probability")
       ->check(CLI::Range(0.0, 1.0));
   command->add_option("--seed", flags->seed, "Of the choice");
