@@ -1,0 +1,13 @@
+# README shows examples/c/hello.c as it is, and the program stays under 40 lines.
+cmake_minimum_required(VERSION 3.25)
+file(READ ${SOURCE_DIR}/README.md readme)
+file(READ ${SOURCE_DIR}/examples/c/hello.c program)
+string(FIND "${readme}" "```c\n${program}```" position)
+if(position EQUAL -1)
+  message(FATAL_ERROR "README.md does not show examples/c/hello.c as it is")
+endif()
+string(REGEX MATCHALL "\n" lines "${program}")
+list(LENGTH lines count)
+if(count GREATER_EQUAL 40)
+  message(FATAL_ERROR "examples/c/hello.c has ${count} lines; allowed: fewer than 40")
+endif()
