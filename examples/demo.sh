@@ -31,11 +31,15 @@ step() {
   mv "$stamp.begun" "$stamp"
 }
 
+# ask MODEL QUESTION ANSWER
 ask() {
   printf '\nQ: %s\nA: ' "$2"
   "$xhybrid" generate "$1" "$2" --max-tokens 64
-  printf '\n'
+  printf '   (right: %s)\n' "$3"
 }
+
+# The table goes to a file, so that a run with nothing left to do can show it too.
+evaluate() { "$xhybrid" evaluate "$@" --output $out/evaluation.json >$out/evaluation.txt; }
 
 demo() {
   local fresh=$1 stamps=$out/.stamps domain tasks=() domain_files=()
@@ -58,12 +62,15 @@ demo() {
     "$xhybrid" merge $out/math/student.xhy $out/chat/student.xhy --method linear --weights 0.5,0.5 \
     --output $out/merged.xhy --replace
   step 'Evaluating against the teacher' $out/evaluation.json $stamps/merged.xhy "${domain_files[@]}" -- \
-    "$xhybrid" evaluate $out/teacher.xhy $out/seed/student.xhy $out/math/student.xhy $out/chat/student.xhy \
-    $out/merged.xhy --names teacher,seed,math,chat,merged "${tasks[@]}" --limit "$questions" --output $out/evaluation.json
+    evaluate $out/teacher.xhy $out/seed/student.xhy $out/math/student.xhy $out/chat/student.xhy $out/merged.xhy \
+    --names teacher,seed,math,chat,merged "${tasks[@]}" --limit "$questions"
+  printf '\n'
+  cat $out/evaluation.txt
 
   heading 'Asking the merged student'
-  ask $out/merged.xhy 'What is 7 times 5?'
-  ask $out/merged.xhy 'Repeat after me in capital letters: blue river stone'
-  ask $out/merged.xhy 'Tom has 12 apples. Tom buys 9 more. Tom gives away 4. How many apples are there now?'
+  # The first row of three test files: not chosen by how they are answered.
+  ask $out/merged.xhy 'What is 12 times 10?' '120'
+  ask $out/merged.xhy 'Repeat after me in capital letters: road short green wind silver cat' 'ROAD SHORT GREEN WIND SILVER CAT'
+  ask $out/merged.xhy 'Which element has the symbol Rh?' 'rhodium'
   heading "Done: everything lies in $out/"
 }
