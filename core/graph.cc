@@ -4,33 +4,14 @@
 #include <chrono>
 #include <cstring>
 
+#include "core/checkpoint/dtype.h"
+
 namespace xh {
 namespace {
 
 constexpr int64_t kAlignment = 256;  // of everything in the arena: a multiple of every backend's wish
 
 int64_t RoundUp(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
-
-int64_t ElementBytes(xh_dtype dtype) {
-  switch (dtype) {
-    case XH_F32:
-    case XH_I32:
-      return 4;
-    case XH_F16:
-    case XH_BF16:
-      return 2;
-    case XH_I64:
-      return 8;
-    default:
-      return 1;
-  }
-}
-
-int64_t Elements(const Shape& shape) {
-  int64_t count = 1;
-  for (int64_t extent : shape) count *= extent;
-  return count;
-}
 
 Shape ContiguousStride(const Shape& shape) {
   Shape stride(shape.size());
@@ -121,7 +102,7 @@ Value Graph::AddView(Value base, const Shape& shape, const Shape& stride, int64_
 }
 
 Value Graph::Input(xh_dtype dtype, const Shape& shape) {
-  int32_t storage = AddStorage(Elements(shape) * ElementBytes(dtype), nullptr);
+  int32_t storage = AddStorage(ElementCount(shape) * DTypeBytes(dtype), nullptr);
   storages_[storage].pinned = true;
   return AddTensor(dtype, shape, storage);
 }
@@ -139,7 +120,7 @@ Value Graph::External(void* data, xh_dtype dtype, const Shape& shape) {
   for (int64_t extent : shape) AppendKey(&key, extent);
   auto found = externals_.find(key);
   if (found != externals_.end()) return found->second;
-  Value value = AddTensor(dtype, shape, AddStorage(Elements(shape) * ElementBytes(dtype), data));
+  Value value = AddTensor(dtype, shape, AddStorage(ElementCount(shape) * DTypeBytes(dtype), data));
   externals_[key] = value;
   return value;
 }
@@ -161,7 +142,7 @@ bool Graph::IsContiguous(Value value) const {
 
 Value Graph::View(Value value, const Shape& shape, const Shape& strides) {
   if (!value.valid()) return value;
-  if (!IsContiguous(value) || Elements(shape) != size(value)) {
+  if (!IsContiguous(value) || ElementCount(shape) != size(value)) {
     Fail(Internal("a view must cover a contiguous value of the same size"));
     return value;
   }
@@ -200,7 +181,7 @@ Value Graph::Rows(Value value, int64_t first, int64_t count) {
 
 Value Graph::AddOutput(const OutputType& type) {
   if (type.dtype == 0) return kAbsent;
-  int32_t storage = AddStorage(Elements(type.shape) * ElementBytes(type.dtype), nullptr);
+  int32_t storage = AddStorage(ElementCount(type.shape) * DTypeBytes(type.dtype), nullptr);
   if (!type.token_major) return AddTensor(type.dtype, type.shape, storage);
   Shape held = type.shape;  // [B,H,T,...] is held as [B,T,H,...]
   std::swap(held[1], held[2]);
@@ -212,7 +193,7 @@ Value Graph::AddOutput(const OutputType& type) {
 
 const Shape& Graph::shape(Value value) const { return values_[value.id].shape; }
 xh_dtype Graph::dtype(Value value) const { return values_[value.id].dtype; }
-int64_t Graph::size(Value value) const { return Elements(values_[value.id].shape); }
+int64_t Graph::size(Value value) const { return ElementCount(values_[value.id].shape); }
 
 bool Graph::RequiresGradient(Value value) const {
   return value.valid() && values_[values_[value.id].root].requires_gradient;
@@ -349,9 +330,9 @@ Value Graph::GradientTarget(Value input, bool* accumulate) {
   if (found != gradients_.end()) return ViewLike(found->second, input);
   const ValueInfo info = values_[root];
   Value gradient =
-      AddTensor(info.dtype, info.shape, AddStorage(Elements(info.shape) * ElementBytes(info.dtype), nullptr));
+      AddTensor(info.dtype, info.shape, AddStorage(ElementCount(info.shape) * DTypeBytes(info.dtype), nullptr));
   gradients_[root] = gradient;
-  if (size(input) == Elements(info.shape)) {
+  if (size(input) == ElementCount(info.shape)) {
     *accumulate = false;
   } else {  // a part of it: the rest must be zero until its turn comes
     xh_fill_params zero{XH_SIZED(xh_fill_params), 0.0f};
@@ -503,7 +484,7 @@ void Graph::ResolvePointers() {
     for (size_t i = 0; i < step.args.size(); ++i) {
       if (!step.args[i].valid()) continue;
       const ValueInfo& info = values_[step.args[i].id];
-      step.tensors[i].data = base(storages_[info.storage]) + info.offset * ElementBytes(info.dtype);
+      step.tensors[i].data = base(storages_[info.storage]) + info.offset * DTypeBytes(info.dtype);
     }
     if (step.saved >= 0) step.saved_data = base(storages_[step.saved]);
   }
@@ -542,26 +523,25 @@ Status Graph::Run() {
 
 Status Graph::Write(Value value, const void* host, int64_t bytes) {
   const ValueInfo& info = values_[value.id];
-  if (!compiled_ || bytes != size(value) * ElementBytes(info.dtype)) {
-    return Internal("a graph input of ", size(value) * ElementBytes(info.dtype), " bytes was given ", bytes);
+  if (!compiled_ || bytes != size(value) * DTypeBytes(info.dtype)) {
+    return Internal("a graph input of ", size(value) * DTypeBytes(info.dtype), " bytes was given ", bytes);
   }
   const Storage& storage = storages_[info.storage];
   if (storage.last < 0) return absl::OkStatus();  // no op reads it
   char* base = storage.external != nullptr ? static_cast<char*>(storage.external)
                                            : static_cast<char*>(arena_.data()) + storage.offset;
-  return device_->Copy(base + info.offset * ElementBytes(info.dtype), host, bytes);
+  return device_->Copy(base + info.offset * DTypeBytes(info.dtype), host, bytes);
 }
 
 Status Graph::Read(Value value, void* host, int64_t bytes) {
   const ValueInfo& info = values_[value.id];
-  if (!compiled_ || !IsContiguous(value) || bytes != size(value) * ElementBytes(info.dtype)) {
-    return Internal("a graph value of ", size(value) * ElementBytes(info.dtype), " contiguous bytes was read as ",
-                    bytes);
+  if (!compiled_ || !IsContiguous(value) || bytes != size(value) * DTypeBytes(info.dtype)) {
+    return Internal("a graph value of ", size(value) * DTypeBytes(info.dtype), " contiguous bytes was read as ", bytes);
   }
   const Storage& storage = storages_[info.storage];
   const char* base = storage.external != nullptr ? static_cast<const char*>(storage.external)
                                                  : static_cast<const char*>(arena_.data()) + storage.offset;
-  XH_RETURN_IF_ERROR(device_->Copy(host, base + info.offset * ElementBytes(info.dtype), bytes));
+  XH_RETURN_IF_ERROR(device_->Copy(host, base + info.offset * DTypeBytes(info.dtype), bytes));
   return device_->Synchronize();
 }
 

@@ -28,9 +28,7 @@ json DescribeCheckpoint(const CheckpointReader& reader) {
     out["layers"].push_back({{"kind", layer.kind}, {"settings", layer.settings}});
   int64_t parameters = 0, bytes = 0;
   for (const TensorEntry& tensor : reader.tensors()) {
-    int64_t count = 1;
-    for (int64_t extent : tensor.shape) count *= extent;
-    if (!IsTrainingState(tensor.name)) parameters += count;
+    if (!IsTrainingState(tensor.name)) parameters += ElementCount(tensor.shape);
     bytes += tensor.bytes;
     out["tensors"].push_back(
         {{"name", tensor.name}, {"dtype", DTypeName(tensor.dtype)}, {"shape", tensor.shape}, {"bytes", tensor.bytes}});

@@ -117,6 +117,12 @@ StatusOr<xh_dtype> ParseDType(const std::string& name) {
   return InvalidArgument("dtype \"", name, "\" is not known; allowed: f32, f16, bf16, i32, i64, u8");
 }
 
+int64_t ElementCount(const std::vector<int64_t>& shape) {
+  int64_t count = 1;
+  for (int64_t extent : shape) count *= extent;
+  return count;
+}
+
 StatusOr<int64_t> TensorBytes(xh_dtype dtype, const std::vector<int64_t>& shape) {
   int64_t padded = DTypeBytes(dtype);
   if (padded == 0) return InvalidArgument("dtype ", dtype, " is not known; allowed: ", XH_F32, " to ", XH_U8);

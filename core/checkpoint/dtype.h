@@ -17,6 +17,8 @@ int64_t DTypeBytes(xh_dtype dtype);
 const char* DTypeName(xh_dtype dtype);
 StatusOr<xh_dtype> ParseDType(const std::string& name);
 
+// Elements of a shape that was checked before.
+int64_t ElementCount(const std::vector<int64_t>& shape);
 // Bytes of a tensor of this shape. InvalidArgument for an unknown dtype, more than XH_MAX_RANK dimensions, a negative
 // dimension, or a size beyond int64_t (dimensions of 0 count as 1 in that check, so that strides fit as well).
 StatusOr<int64_t> TensorBytes(xh_dtype dtype, const std::vector<int64_t>& shape);

@@ -11,12 +11,6 @@ namespace {
 
 using nlohmann::json;
 
-int64_t Elements(const Shape& shape) {
-  int64_t count = 1;
-  for (int64_t extent : shape) count *= extent;
-  return count;
-}
-
 xh_dtype HeldDType(xh_dtype stored, xh_dtype asked) {
   if (asked != 0) return asked;
   return stored == XH_F16 ? XH_F32 : stored;  // no op computes with f16
@@ -25,7 +19,7 @@ xh_dtype HeldDType(xh_dtype stored, xh_dtype asked) {
 StatusOr<Weight> LoadWeight(const ModelSource& source, const SourceTensor& tensor, xh_dtype asked,
                             const std::shared_ptr<Device>& device) {
   Weight weight{HeldDType(tensor.dtype, asked), tensor.shape, nullptr};
-  const int64_t count = Elements(tensor.shape);
+  const int64_t count = ElementCount(tensor.shape);
   const int64_t bytes = count * DTypeBytes(weight.dtype);
   XH_ASSIGN_OR_RETURN(const void* stored, source.view(tensor.name));
   std::string converted;
@@ -58,7 +52,7 @@ int64_t StateBytes(const ModelConfig& config, int64_t capacity, xh_dtype activat
   int64_t bytes = 0;
   for (int64_t layer = 0; layer < config.layer_count; ++layer) {
     for (const StateSpec& state : MixerState(config, layer, 1, capacity)) {
-      bytes += Elements(state.shape) * DTypeBytes(state.is_cache ? activation : XH_F32);
+      bytes += ElementCount(state.shape) * DTypeBytes(state.is_cache ? activation : XH_F32);
     }
   }
   return bytes;
@@ -113,7 +107,7 @@ xh_dtype Model::activation_dtype() const {
 json Model::Describe() const {
   int64_t parameters = 0, added = 0, bytes = 0;
   for (const ParameterSpec& parameter : ParametersOf(config)) {
-    const int64_t count = Elements(parameter.shape);
+    const int64_t count = ElementCount(parameter.shape);
     parameters += count;
     if (parameter.init != Init::kFromTeacher) added += count;
     auto weight = weights.find(parameter.name);

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/checkpoint/dtype.h"
 #include "core/json_fields.h"
 #include "core/model/limits.h"
 #include "core/model/mixer.h"
@@ -168,8 +169,7 @@ StatusOr<ModelConfig> StudentConfig(const ModelConfig& teacher, const json& mixe
 }
 
 StatusOr<std::vector<float>> InitialValue(const ParameterSpec& spec) {
-  int64_t count = 1;
-  for (int64_t extent : spec.shape) count *= extent;
+  const int64_t count = ElementCount(spec.shape);
   std::vector<float> values(static_cast<size_t>(count), 0.0f);
   switch (spec.init) {
     case Init::kFromTeacher:

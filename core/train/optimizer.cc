@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/checkpoint/dtype.h"
 #include "core/ops.h"
 
 namespace xh {
@@ -10,12 +11,6 @@ namespace {
 // Parameters begin at multiples of this many floats, and the norm is taken over as many columns: one reduction then
 // covers every gradient, the zeros between them included.
 constexpr int64_t kColumns = 256;
-
-int64_t Elements(const Shape& shape) {
-  int64_t count = 1;
-  for (int64_t extent : shape) count *= extent;
-  return count;
-}
 
 }  // namespace
 
@@ -27,7 +22,7 @@ StatusOr<std::unique_ptr<Optimizer>> Optimizer::Create(std::shared_ptr<Device> d
   std::unique_ptr<Optimizer> optimizer(new Optimizer(std::move(device)));
   optimizer->options_ = options;
   for (const auto& [name, weight] : trained) {
-    const int64_t size = Elements(weight.shape);
+    const int64_t size = ElementCount(weight.shape);
     optimizer->slots_.push_back({name, weight, size, optimizer->padded_});
     optimizer->parameter_count_ += size;
     optimizer->padded_ += (size + kColumns - 1) / kColumns * kColumns;

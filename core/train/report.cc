@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/checkpoint/dtype.h"
+
 namespace xh {
 namespace {
 
@@ -11,11 +13,7 @@ double Ratio(double error, double power) { return power > 0 ? error / power : 0;
 
 int64_t ParameterCount(const Student& student) {
   int64_t count = 0;
-  for (const auto& [name, weight] : student.weights) {
-    int64_t size = 1;
-    for (int64_t extent : weight.shape) size *= extent;
-    count += size;
-  }
+  for (const auto& [name, weight] : student.weights) count += ElementCount(weight.shape);
   return count;
 }
 

@@ -145,19 +145,21 @@ StatusOr<std::unique_ptr<StageTrainer>> DistillRun::MakeTrainer(int64_t stage, S
 // comes last and stays.
 Status DistillRun::PlanStages() {
   for (const StageRecipe& stage : recipe_.stages) plans_.push_back({stage.name, stage.schedule.steps, 0, 0});
-  for (int64_t stage = static_cast<int64_t>(plans_.size()) - 1; stage >= stage_; --stage) {
-    Student copy = student_;
-    std::unique_ptr<StageTrainer> trial;
-    const bool current = stage == stage_;
-    if (!current || trainer_ == nullptr) {
-      XH_ASSIGN_OR_RETURN(trial, MakeTrainer(stage, current ? &student_ : &copy));
-    }
-    if (current && trainer_ == nullptr) trainer_ = std::move(trial);
-    const StageTrainer& planned = current ? *trainer_ : *trial;
+  auto note = [this](int64_t stage, const StageTrainer& trainer) {
     StagePlan& plan = plans_[static_cast<size_t>(stage)];
-    plan.trained_parameters = planned.optimizer().parameter_count();
-    plan.memory_bytes = planned.memory_bytes();
+    plan.trained_parameters = trainer.optimizer().parameter_count();
+    plan.memory_bytes = trainer.memory_bytes();
+  };
+  for (int64_t stage = static_cast<int64_t>(plans_.size()) - 1; stage > stage_; --stage) {
+    Student copy = student_;
+    XH_ASSIGN_OR_RETURN(const std::unique_ptr<StageTrainer> trial, MakeTrainer(stage, &copy));
+    note(stage, *trial);
   }
+  if (finished()) return absl::OkStatus();
+  if (trainer_ == nullptr) {
+    XH_ASSIGN_OR_RETURN(trainer_, MakeTrainer(stage_, &student_));
+  }
+  note(stage_, *trainer_);
   return absl::OkStatus();
 }
 
