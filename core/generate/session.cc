@@ -152,7 +152,7 @@ StatusOr<Session::Program*> Session::ProgramFor(int64_t tokens) {
   input.dtype = model_->activation_dtype();
   input.ids = program->ids;
   input.position = program->position;
-  input.rope_table = graph.External(rope_table_.data(), XH_F32, {capacity_, config.head_dim});
+  input.rope_table = graph.External(rope_table_.data(), XH_F32, RopeTableShape(config, capacity_));
   input.state = &state;
   const Binder bind = FrozenBinder(*model_);
   ForwardOutput output = BuildForward(graph, config, bind, input);

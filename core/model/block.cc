@@ -1,4 +1,4 @@
-// The graph of a model: pre-norm blocks of a mixer and a gated MLP (SPEC.md 1 and 2).
+// The graph of a model: blocks of a mixer and a gated MLP, normalised before or after (SPEC.md 1 and 2).
 #include "core/model/mixer.h"
 #include "core/model/model.h"
 
@@ -18,19 +18,45 @@ Value Mlp(Graph& graph, const ModelConfig& config, const Binder& bind, const std
   return Linear(graph, bind, SwiGlu(graph, gate, up), prefix + "down_proj", config.mlp_bias);
 }
 
+// A sublayer's norm in front of it or behind it; the other place passes x through.
+Value Norm(Graph& graph, const ModelConfig& config, const Binder& bind, const char* placement, const std::string& name,
+           Value x) {
+  if (config.norm_placement != placement) return x;
+  return RmsNorm(graph, x, bind(graph, name + ".weight"), config.norm_eps);
+}
+
+// Rows [B*T, count*d] of q or k, normalised over each head or over all heads together.
+Value HeadNorm(Graph& graph, const ModelConfig& config, const Binder& bind, const std::string& name, Value rows,
+               int64_t count) {
+  if (config.qk_norm == "none") return rows;
+  const Shape shape = graph.shape(rows);
+  const Value weight = bind(graph, name + ".weight");
+  if (config.qk_norm == "full") return RmsNorm(graph, rows, weight, config.norm_eps);
+  const Value heads = graph.View(rows, {shape[0] * count, config.head_dim});
+  return graph.View(RmsNorm(graph, heads, weight, config.norm_eps), shape);
+}
+
+// The part of the table for this layer.
+Value LayerRope(Graph& graph, const ModelConfig& config, int64_t layer, Value table) {
+  const int64_t rows = graph.shape(table)[0], positions = RopeTableShape(config, 1)[0] == 1 ? rows : rows / 2;
+  return rows == positions ? table : graph.Rows(table, IsSlidingLayer(config, layer) ? positions : 0, positions);
+}
+
 }  // namespace
 
 Value BuildMixer(Graph& graph, const ModelConfig& config, int64_t layer, const Binder& bind, const ForwardInput& input,
                  Value x) {
   const std::string prefix = absl::StrCat("model.layers.", layer, ".self_attn.");
-  auto heads = [&](const char* name, int64_t count) {
+  auto project = [&](const char* name, int64_t count, const char* norm) {
     Value rows = Linear(graph, bind, x, prefix + name, config.qkv_bias);  // [B*T, count*d]
-    return graph.SplitHeads(rows, input.batch, input.tokens, count);      // [B,count,T,d]
+    if (norm != nullptr) rows = HeadNorm(graph, config, bind, prefix + norm, rows, count);
+    return graph.SplitHeads(rows, input.batch, input.tokens, count);  // [B,count,T,d]
   };
-  Value q = heads("q_proj", config.heads);
-  Value k = heads("k_proj", config.kv_heads);
-  Value v = heads("v_proj", config.kv_heads);
+  Value q = project("q_proj", config.heads, "q_norm");
+  Value k = project("k_proj", config.kv_heads, "k_norm");
+  Value v = project("v_proj", config.kv_heads, nullptr);
   const MixerConfig& mixer = config.mixers[layer];
+  const Value table = LayerRope(graph, config, layer, input.rope_table);
   const LayerState* state = input.state != nullptr ? &(*input.state)[layer] : nullptr;
   MixerContext context{config,
                        mixer,
@@ -41,8 +67,8 @@ Value BuildMixer(Graph& graph, const ModelConfig& config, int64_t layer, const B
                        x,
                        q,
                        k,
-                       Rope(graph, q, input.rope_table, input.position),
-                       Rope(graph, k, input.rope_table, input.position),
+                       Rope(graph, q, table, input.position),
+                       Rope(graph, k, table, input.position),
                        v,
                        state};
   const MixerKind* kind = FindMixerKind(mixer.kind);
@@ -55,18 +81,21 @@ Value BuildMixer(Graph& graph, const ModelConfig& config, int64_t layer, const B
 
 ForwardOutput BuildForward(Graph& graph, const ModelConfig& config, const Binder& bind, const ForwardInput& input) {
   ForwardOutput output;
+  // What Hugging Face calls post_attention_layernorm stands before the MLP of pre-norm blocks, and after the attention
+  // of post-norm blocks.
   Value x = Embed(graph, bind(graph, "model.embed_tokens.weight"), input.ids, input.dtype);  // [B*T, D]
   output.hidden.push_back(x);
   for (int64_t layer = 0; layer < config.layer_count; ++layer) {
     const std::string block = absl::StrCat("model.layers.", layer, ".");
     LayerTaps taps;
-    taps.mixer_in = RmsNorm(graph, x, bind(graph, block + "input_layernorm.weight"), config.norm_eps);
+    taps.mixer_in = Norm(graph, config, bind, "pre", block + "input_layernorm", x);
     taps.mixer_out = BuildMixer(graph, config, layer, bind, input, taps.mixer_in);
     output.layers.push_back(taps);
-    x = Add(graph, x,
-            Linear(graph, bind, graph.MergeHeads(taps.mixer_out), block + "self_attn.o_proj", config.output_bias));
-    Value normed = RmsNorm(graph, x, bind(graph, block + "post_attention_layernorm.weight"), config.norm_eps);
-    x = Add(graph, x, Mlp(graph, config, bind, block + "mlp.", normed));
+    Value mixed = Linear(graph, bind, graph.MergeHeads(taps.mixer_out), block + "self_attn.o_proj", config.output_bias);
+    x = Add(graph, x, Norm(graph, config, bind, "post", block + "post_attention_layernorm", mixed));
+    Value mlp_in = Norm(graph, config, bind, "pre", block + "post_attention_layernorm", x);
+    Value mlp_out = Mlp(graph, config, bind, block + "mlp.", mlp_in);
+    x = Add(graph, x, Norm(graph, config, bind, "post", block + "post_feedforward_layernorm", mlp_out));
     output.hidden.push_back(x);
   }
   output.final_hidden = RmsNorm(graph, x, bind(graph, "model.norm.weight"), config.norm_eps);

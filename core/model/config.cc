@@ -1,5 +1,7 @@
 #include "core/model/config.h"
 
+#include <algorithm>
+
 #include "core/json_fields.h"
 #include "core/model/limits.h"
 #include "core/model/mixer.h"
@@ -11,7 +13,7 @@ namespace {
 using nlohmann::json;
 
 const std::vector<std::string>& RopeTypes() {
-  static const std::vector<std::string> types = {"default", "linear", "llama3"};
+  static const std::vector<std::string> types = {"default", "linear", "llama3", "yarn"};
   return types;
 }
 
@@ -28,11 +30,18 @@ std::vector<std::string> MixerNames() {
 
 json RopeToJson(const RopeConfig& rope) {
   json object = {{"type", rope.type}, {"theta", rope.theta}};
-  if (rope.type != "default") object["factor"] = rope.factor;
+  if (rope.type == "default") return object;
+  object["factor"] = rope.factor;
+  if (rope.type == "linear") return object;
+  object["original_context"] = rope.original_context;
   if (rope.type == "llama3") {
     object["low_freq_factor"] = rope.low_freq_factor;
     object["high_freq_factor"] = rope.high_freq_factor;
-    object["original_context"] = rope.original_context;
+  } else {
+    object["beta_fast"] = rope.beta_fast;
+    object["beta_slow"] = rope.beta_slow;
+    object["truncate"] = rope.truncate;
+    object["attention_factor"] = rope.attention_factor;
   }
   return object;
 }
@@ -60,9 +69,16 @@ StatusOr<RopeConfig> RopeFromJson(const json* object, const std::string& where) 
   if (rope.type == "default") return rope;
   XH_ASSIGN_OR_RETURN(rope.factor, fields.Real("factor", 1, kMostRopeFactor));
   if (rope.type == "linear") return rope;
-  XH_ASSIGN_OR_RETURN(rope.low_freq_factor, fields.Real("low_freq_factor", 0, kMostRopeFactor));
-  XH_ASSIGN_OR_RETURN(rope.high_freq_factor, fields.Real("high_freq_factor", 0, kMostRopeFactor));
   XH_ASSIGN_OR_RETURN(rope.original_context, fields.Int("original_context", 1, kMostPositions));
+  if (rope.type == "llama3") {
+    XH_ASSIGN_OR_RETURN(rope.low_freq_factor, fields.Real("low_freq_factor", 0, kMostRopeFactor));
+    XH_ASSIGN_OR_RETURN(rope.high_freq_factor, fields.Real("high_freq_factor", 0, kMostRopeFactor));
+  } else {
+    XH_ASSIGN_OR_RETURN(rope.beta_fast, fields.Real("beta_fast", kLeastRopeBeta, kMostRopeFactor));
+    XH_ASSIGN_OR_RETURN(rope.beta_slow, fields.Real("beta_slow", kLeastRopeBeta, kMostRopeFactor));
+    XH_ASSIGN_OR_RETURN(rope.truncate, fields.Bool("truncate"));
+    XH_ASSIGN_OR_RETURN(rope.attention_factor, fields.Real("attention_factor", 0, kMostRopeFactor));
+  }
   return rope;
 }
 
@@ -78,6 +94,16 @@ StatusOr<std::vector<int32_t>> Int32List(const json* list, const std::string& ke
     numbers.push_back(item.get<int32_t>());
   }
   return numbers;
+}
+
+// A model without sliding layers has none of these fields.
+Status ReadSliding(JsonFields& fields, const std::string& where, SlidingConfig* sliding) {
+  if (!fields.Has("sliding_window")) return absl::OkStatus();
+  XH_ASSIGN_OR_RETURN(const int64_t window, fields.Int("sliding_window", 1, kMostPositions));
+  sliding->window = static_cast<int32_t>(window);
+  XH_ASSIGN_OR_RETURN(sliding->layers, Int32List(fields.Get("sliding_layers"), "sliding_layers", kMostLayers, where));
+  XH_ASSIGN_OR_RETURN(sliding->rope, RopeFromJson(fields.Get("sliding_rope"), where + ": sliding_rope"));
+  return absl::OkStatus();
 }
 
 StatusOr<MixerConfig> MixerFromJson(const json& object, int64_t kv_heads, const std::string& where) {
@@ -137,7 +163,26 @@ Status CheckRope(const RopeConfig& rope, const std::string& where) {
     return InvalidArgument(where, ": \"high_freq_factor\" is ", rope.high_freq_factor,
                            "; allowed: more than \"low_freq_factor\" (", rope.low_freq_factor, ")");
   }
+  if (rope.type == "yarn" && !(rope.theta > 1)) {
+    return InvalidArgument(where, ": \"theta\" is ", rope.theta, "; allowed with \"yarn\": more than 1");
+  }
+  if (rope.type == "yarn" && !(rope.beta_slow < rope.beta_fast)) {
+    return InvalidArgument(where, ": \"beta_fast\" is ", rope.beta_fast, "; allowed: more than \"beta_slow\" (",
+                           rope.beta_slow, ")");
+  }
   return absl::OkStatus();
+}
+
+Status CheckSliding(const ModelConfig& config, const std::string& where) {
+  const SlidingConfig& sliding = config.sliding;
+  if (sliding.window == 0 && sliding.layers.empty()) return absl::OkStatus();
+  XH_RETURN_IF_ERROR(CheckRange(where, "sliding_window", sliding.window, 1, kMostPositions));
+  int32_t least = 0;
+  for (int32_t layer : sliding.layers) {
+    XH_RETURN_IF_ERROR(CheckRange(where, "sliding_layers", layer, least, config.layer_count - 1));
+    least = layer + 1;
+  }
+  return CheckRope(sliding.rope, where + ": sliding_rope");
 }
 
 Status CheckTokens(const ModelConfig& config, const std::string& where) {
@@ -204,6 +249,8 @@ Status ReadSizes(JsonFields& fields, ModelConfig* config) {
 
 Status ReadSwitches(JsonFields& fields, ModelConfig* config) {
   XH_ASSIGN_OR_RETURN(config->family, fields.Text("family"));
+  XH_ASSIGN_OR_RETURN(config->qk_norm, fields.Choice("qk_norm", {"none", "head", "full"}, "none"));
+  XH_ASSIGN_OR_RETURN(config->norm_placement, fields.Choice("norm_placement", {"pre", "post"}, "pre"));
   XH_ASSIGN_OR_RETURN(config->tied_embeddings, fields.Bool("tied_embeddings"));
   XH_ASSIGN_OR_RETURN(config->qkv_bias, fields.Bool("qkv_bias"));
   XH_ASSIGN_OR_RETURN(config->output_bias, fields.Bool("output_bias"));
@@ -229,24 +276,45 @@ Status ReadMixers(JsonFields& fields, const std::string& where, ModelConfig* con
 json ConfigToJson(const ModelConfig& config) {
   json mixers = json::array();
   for (const MixerConfig& mixer : config.mixers) mixers.push_back(MixerToJson(mixer));
-  return {{"family", config.family},
-          {"vocab_size", config.vocab_size},
-          {"hidden_size", config.hidden_size},
-          {"layer_count", config.layer_count},
-          {"heads", config.heads},
-          {"kv_heads", config.kv_heads},
-          {"head_dim", config.head_dim},
-          {"intermediate_size", config.intermediate_size},
-          {"context", config.context},
-          {"norm_eps", config.norm_eps},
-          {"rope", RopeToJson(config.rope)},
-          {"tied_embeddings", config.tied_embeddings},
-          {"qkv_bias", config.qkv_bias},
-          {"output_bias", config.output_bias},
-          {"mlp_bias", config.mlp_bias},
-          {"eos_ids", config.eos_ids},
-          {"bos_id", config.bos_id},
-          {"mixers", mixers}};
+  json object = {{"family", config.family},
+                 {"vocab_size", config.vocab_size},
+                 {"hidden_size", config.hidden_size},
+                 {"layer_count", config.layer_count},
+                 {"heads", config.heads},
+                 {"kv_heads", config.kv_heads},
+                 {"head_dim", config.head_dim},
+                 {"intermediate_size", config.intermediate_size},
+                 {"context", config.context},
+                 {"norm_eps", config.norm_eps},
+                 {"norm_placement", config.norm_placement},
+                 {"qk_norm", config.qk_norm},
+                 {"rope", RopeToJson(config.rope)},
+                 {"tied_embeddings", config.tied_embeddings},
+                 {"qkv_bias", config.qkv_bias},
+                 {"output_bias", config.output_bias},
+                 {"mlp_bias", config.mlp_bias},
+                 {"eos_ids", config.eos_ids},
+                 {"bos_id", config.bos_id},
+                 {"mixers", mixers}};
+  if (config.sliding.window > 0) {
+    object["sliding_window"] = config.sliding.window;
+    object["sliding_layers"] = config.sliding.layers;
+    object["sliding_rope"] = RopeToJson(config.sliding.rope);
+  }
+  return object;
+}
+
+MixerConfig TeacherMixer(const ModelConfig& config, int64_t layer) {
+  MixerConfig mixer;
+  const bool slides = IsSlidingLayer(config, layer);
+  if (slides) mixer.kind = "window";
+  mixer.windows.assign(static_cast<size_t>(config.kv_heads), slides ? config.sliding.window : 0);
+  return mixer;
+}
+
+bool IsSlidingLayer(const ModelConfig& config, int64_t layer) {
+  const std::vector<int32_t>& layers = config.sliding.layers;
+  return std::binary_search(layers.begin(), layers.end(), layer);
 }
 
 StatusOr<ModelConfig> ConfigFromJson(const json& object, const std::string& where) {
@@ -255,6 +323,7 @@ StatusOr<ModelConfig> ConfigFromJson(const json& object, const std::string& wher
   XH_RETURN_IF_ERROR(ReadSwitches(fields, &config));
   XH_RETURN_IF_ERROR(ReadSizes(fields, &config));
   XH_ASSIGN_OR_RETURN(config.rope, RopeFromJson(fields.Get("rope"), where + ": rope"));
+  XH_RETURN_IF_ERROR(ReadSliding(fields, where, &config.sliding));
   XH_ASSIGN_OR_RETURN(config.eos_ids, Int32List(fields.Get("eos_ids"), "eos_ids", kMostVocabulary, where));
   XH_ASSIGN_OR_RETURN(const int64_t bos, fields.Int("bos_id", -1, kMostVocabulary));
   config.bos_id = static_cast<int32_t>(bos);
@@ -267,6 +336,7 @@ Status CheckConfig(const ModelConfig& config, const std::string& where) {
   XH_RETURN_IF_ERROR(CheckFamily(config.family, where));
   XH_RETURN_IF_ERROR(CheckSizes(config, where));
   XH_RETURN_IF_ERROR(CheckRope(config.rope, where));
+  XH_RETURN_IF_ERROR(CheckSliding(config, where));
   XH_RETURN_IF_ERROR(CheckTokens(config, where));
   if (static_cast<int64_t>(config.mixers.size()) != config.layer_count) {
     return InvalidArgument(where, ": \"mixers\" has ", config.mixers.size(), " entries; allowed: one a layer (",

@@ -13,15 +13,21 @@ namespace xh {
 
 using Shape = std::vector<int64_t>;
 
-// Rotary embedding: theta and a scaling by name ("default", "linear", "llama3"). The fields after theta belong to the
-// scaling: factor to "linear" and "llama3", the rest to "llama3".
+// Rotary embedding: theta and a scaling by name ("default", "linear", "llama3", "yarn"). The fields after theta belong
+// to the scaling; "default" has none.
 struct RopeConfig {
   std::string type = "default";
   double theta = 10000.0;
-  double factor = 1.0;
-  double low_freq_factor = 1.0;
+  double factor = 1.0;           // of all scalings
+  int64_t original_context = 0;  // of "llama3" and "yarn": positions before scaling
+  double low_freq_factor = 1.0;  // of "llama3"
   double high_freq_factor = 4.0;
-  int64_t original_context = 0;
+  double beta_fast = 32.0;        // of "yarn": turns over the original context from which a pair is kept,
+  double beta_slow = 1.0;         // and to which it is slowed by the whole factor
+  bool truncate = true;           // whole pairs as borders
+  double attention_factor = 1.0;  // multiplies cosines and sines
+
+  bool operator==(const RopeConfig&) const = default;
 };
 
 // One layer's mixer (SPEC.md 1). Kinds: "hybrid", "attention", "window", "mlstm".
@@ -34,8 +40,15 @@ struct MixerConfig {
   double output_gate_bias = -2;  // where the output gate starts, of kinds that mix two branches
 };
 
+// The teacher's sliding-window layers, where it has any: their own mixer is "window" without sinks.
+struct SlidingConfig {
+  int32_t window = 0;           // tokens, the current one included; 0: there are no such layers
+  std::vector<int32_t> layers;  // increasing
+  RopeConfig rope;              // theirs; the other layers have ModelConfig::rope
+};
+
 struct ModelConfig {
-  std::string family;  // "llama", "qwen2"
+  std::string family;  // "llama", "qwen2", "qwen3", "olmo2", "olmo3"
   int64_t vocab_size = 0;
   int64_t hidden_size = 0;  // D
   int64_t layer_count = 0;
@@ -46,6 +59,9 @@ struct ModelConfig {
   int64_t context = 0;            // most positions
   double norm_eps = 1e-6;
   RopeConfig rope;
+  SlidingConfig sliding;
+  std::string qk_norm = "none";        // RMS norm of q and k before RoPE: "none", "head" or "full" (all heads together)
+  std::string norm_placement = "pre";  // norms before ("pre") or after ("post") attention and MLP
   bool tied_embeddings = false;
   bool qkv_bias = false;
   bool output_bias = false;
@@ -63,6 +79,9 @@ StatusOr<ModelConfig> ConfigFromJson(const nlohmann::json& object, const std::st
 // mixer is "attention". Refuses by name what is not supported, before any tensor is read.
 StatusOr<ModelConfig> ConfigFromHuggingFace(const nlohmann::json& config, const nlohmann::json& generation,
                                             const std::string& where);
+// The mixer that the teacher itself has in a layer: "attention", or "window" where it slides.
+MixerConfig TeacherMixer(const ModelConfig& config, int64_t layer);
+bool IsSlidingLayer(const ModelConfig& config, int64_t layer);
 // Unsupported unless this library knows the family.
 Status CheckFamily(const std::string& family, const std::string& where);
 // Every rule a config must keep (known family, positive sizes, heads % kv_heads == 0, even head_dim, known mixers,

@@ -17,6 +17,7 @@ inline constexpr int64_t kMostFeatures = 1 << 14;
 inline constexpr int64_t kMostSinks = 1 << 16;
 inline constexpr double kMostTheta = 1e12;
 inline constexpr double kMostRopeFactor = 1e6;
+inline constexpr double kLeastRopeBeta = 1e-6;
 
 }  // namespace xh
 

@@ -62,7 +62,7 @@ struct ForwardInput {
   xh_dtype dtype = XH_F32;                         // of activations
   Value ids;                                       // i32[batch * tokens]
   Value position;                                  // i32[batch], tokens before this call; zeros without state
-  Value rope_table;                                // f32[P, d]
+  Value rope_table;                                // f32[RopeTableShape]
   const std::vector<LayerState>* state = nullptr;  // NULL: whole sequences from position 0
 };
 
@@ -77,8 +77,10 @@ struct ForwardOutput {
   Value final_hidden;  // [B*T, D] after the final norm
 };
 
-// f32[positions, d]: cosines and sines of SPEC.md's RoPE with the config's scaling, computed in double.
+// Cosines and sines of SPEC.md's RoPE with the config's scaling, computed in double: [positions, d], d / 2 cosines then
+// d / 2 sines a row. Where sliding layers have another RoPE a second table lies below it: [2 * positions, d].
 std::vector<float> RopeTable(const ModelConfig& config, int64_t positions);
+Shape RopeTableShape(const ModelConfig& config, int64_t positions);
 
 // The whole model up to the final norm. Errors land in the graph.
 ForwardOutput BuildForward(Graph& graph, const ModelConfig& config, const Binder& bind, const ForwardInput& input);

@@ -18,6 +18,7 @@ namespace {
 
 using nlohmann::json;
 
+constexpr char kAdapterFile[] = "adapter_config.json";
 constexpr int64_t kLargestText = 256 << 20;  // of a tokenizer file
 constexpr int64_t kConvertAtOnce = 1 << 16;  // values that are held as f32 at a time
 
@@ -116,6 +117,10 @@ StatusOr<ModelSource> OpenCheckpoint(const std::string& directory) {
 }  // namespace
 
 StatusOr<ModelSource> OpenHuggingFace(const std::string& directory) {
+  if (Exists(directory + "/" + kAdapterFile)) {
+    return Unsupported(directory, " holds an adapter (", kAdapterFile,
+                       "); allowed: a whole model, with the adapter merged into its base");
+  }
   ModelSource source;
   XH_RETURN_IF_ERROR(ReadDirectory(directory, {"config.json", "generation_config.json"}, &source.huggingface_files));
   XH_ASSIGN_OR_RETURN(source.config, ReadHuggingFaceConfig(source.huggingface_files, directory));
@@ -130,7 +135,7 @@ StatusOr<ModelSource> OpenModelSource(const std::string& path) {
   if (path.empty()) return InvalidArgument("the model's path is empty");
   XH_RETURN_IF_ERROR(File::OpenDirectory(path).status());
   if (Exists(path + "/" + kManifestFile)) return OpenCheckpoint(path);
-  if (Exists(path + "/config.json")) return OpenHuggingFace(path);
+  if (Exists(path + "/config.json") || Exists(path + "/" + kAdapterFile)) return OpenHuggingFace(path);
   return NotFound(path, " is no model: it has neither ", kManifestFile,
                   " (a checkpoint) nor config.json (a Hugging Face ", "directory)");
 }

@@ -61,20 +61,21 @@ StatusOr<std::vector<int32_t>> ReadWindows(JsonFields& fields, int64_t kv_heads,
   return windows;  // CheckConfig counts them
 }
 
-// A mixer from options of which each is present; those that the kind does not have are passed over.
-StatusOr<MixerConfig> ReadMixer(const ModelConfig& config, const json& options, const std::string& where) {
+// A mixer from options of which each is present; those that the kind does not have are passed over. "attention" keeps
+// what the teacher has.
+StatusOr<MixerConfig> ReadMixer(const ModelConfig& config, int64_t layer, const json& options,
+                                const std::string& where) {
   JsonFields fields(&options, where);
   MixerConfig mixer;
   XH_ASSIGN_OR_RETURN(mixer.kind, fields.Choice("kind", KindNames()));
+  if (mixer.kind == "attention") return TeacherMixer(config, layer);
   const MixerKind& kind = *FindMixerKind(mixer.kind);
   if (kind.has_mlstm) {
     XH_ASSIGN_OR_RETURN(mixer.feature_map, fields.Choice("feature_map", {"softmax", "hedgehog", "none"}));
     XH_ASSIGN_OR_RETURN(const int64_t features, fields.Int("features", 0, kMostFeatures));
     if (mixer.feature_map != "none") mixer.features = features > 0 ? features : config.head_dim;
   }
-  if (mixer.kind == "attention") {
-    mixer.windows.assign(static_cast<size_t>(config.kv_heads), 0);
-  } else if (kind.has_window) {
+  if (kind.has_window) {
     XH_ASSIGN_OR_RETURN(mixer.windows, ReadWindows(fields, config.kv_heads, where));
     XH_ASSIGN_OR_RETURN(const int64_t sinks, fields.Int("sinks", 0, kMostSinks));
     mixer.sinks = static_cast<int32_t>(sinks);
@@ -94,6 +95,12 @@ Status Override(const json& given, const std::string& where, json* options) {
   fields.Get("layer");
   fields.Get("layers");
   return fields.NoOthers();
+}
+
+// A layer in which the teacher slides sees no more than the teacher did, unless it is told so itself.
+void NarrowWindow(int32_t teacher_window, json* options) {
+  json& window = (*options)["window"];
+  if (window.is_number_integer() && window > teacher_window) window = teacher_window;
 }
 
 // The overrides by layer.
@@ -161,8 +168,9 @@ StatusOr<ModelConfig> StudentConfig(const ModelConfig& teacher, const json& mixe
   for (int64_t layer = 0; layer < teacher.layer_count; ++layer) {
     const std::string where = absl::StrCat(kWhere, ": layer ", layer);
     json options = base;
+    if (IsSlidingLayer(teacher, layer)) NarrowWindow(teacher.sliding.window, &options);
     if (overrides[layer] != nullptr) XH_RETURN_IF_ERROR(Override(*overrides[layer], where, &options));
-    XH_ASSIGN_OR_RETURN(student.mixers[layer], ReadMixer(teacher, options, where));
+    XH_ASSIGN_OR_RETURN(student.mixers[layer], ReadMixer(teacher, layer, options, where));
   }
   XH_RETURN_IF_ERROR(CheckConfig(student, kWhere));
   return student;

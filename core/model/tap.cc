@@ -18,7 +18,7 @@ struct Sequence {
     input.tokens = count;
     input.ids = graph.Input(XH_I32, {count});
     input.position = graph.Input(XH_I32, {1});
-    input.rope_table = graph.Input(XH_F32, {count, model.config.head_dim});
+    input.rope_table = graph.Input(XH_F32, RopeTableShape(model.config, count));
     bind = FrozenBinder(model);
     output = BuildForward(graph, model.config, bind, input);
   }

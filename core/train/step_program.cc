@@ -24,7 +24,7 @@ StepProgram::StepProgram(const Model& teacher, const Student& student, const Gra
   scale_ = graph_.Input(XH_F32, {1});
   // Sequences begin at position 0. Constants get their content once, after Compile.
   input_.position = graph_.Input(XH_I32, {shape.rows});
-  input_.rope_table = Filled({shape.tokens, teacher.config.head_dim}, RopeTable(teacher.config, shape.tokens));
+  input_.rope_table = Filled(RopeTableShape(teacher.config, shape.tokens), RopeTable(teacher.config, shape.tokens));
 }
 
 Value StepProgram::Filled(const Shape& shape, const std::vector<float>& content) {

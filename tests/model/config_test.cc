@@ -108,6 +108,88 @@ TEST(HuggingFaceConfig, ReadsBothSpellingsOfTheRotaryEmbedding) {
   EXPECT_EQ(config->rope.theta, 10000);
 }
 
+TEST(HuggingFaceConfig, KnowsWhereEachFamilyNormalises) {
+  const struct {
+    const char *family, *qk_norm, *placement;
+    double eps, theta;
+    int64_t head_dim;  // when the config does not say it
+  } families[] = {{"llama", "none", "pre", 1e-6, 10000, 16},
+                  {"qwen2", "none", "pre", 1e-6, 10000, 16},
+                  {"qwen3", "head", "pre", 1e-6, 10000, 128},
+                  {"olmo2", "full", "post", 1e-5, 10000, 16},
+                  {"olmo3", "full", "post", 1e-5, 500000, 16}};
+  for (const auto& want : families) {
+    json object = Llama();
+    object["model_type"] = want.family;
+    object.erase("rms_norm_eps");
+    auto config = Read(object);
+    ASSERT_TRUE(config.ok()) << config.status();
+    EXPECT_EQ(config->qk_norm, want.qk_norm) << want.family;
+    EXPECT_EQ(config->norm_placement, want.placement) << want.family;
+    EXPECT_EQ(config->norm_eps, want.eps) << want.family;
+    EXPECT_EQ(config->rope.theta, want.theta) << want.family;
+    EXPECT_EQ(config->head_dim, want.head_dim) << want.family;
+    EXPECT_EQ(config->qkv_bias, std::string(want.family) == "qwen2") << want.family;
+  }
+}
+
+TEST(HuggingFaceConfig, GivesSlidingLayersTheTeachersWindow) {
+  json olmo3 = Llama();
+  olmo3["model_type"] = "olmo3";
+  olmo3["num_hidden_layers"] = 5;
+  auto config = Read(olmo3);  // three of four
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->sliding.layers, (std::vector<int32_t>{0, 1, 2, 4}));
+  EXPECT_EQ(config->sliding.window, 4096);
+  EXPECT_EQ(config->mixers[3].kind, "attention");
+  EXPECT_EQ(config->mixers[4].kind, "window");
+  EXPECT_EQ(config->mixers[4].windows, (std::vector<int32_t>{4096, 4096}));
+  EXPECT_EQ(config->mixers[4].sinks, 0);
+
+  json qwen2 = Qwen2();
+  qwen2.update(json::parse(R"({"use_sliding_window": true, "sliding_window": 7, "max_window_layers": 1})"));
+  config = Read(qwen2);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->sliding.layers, std::vector<int32_t>{1});
+  EXPECT_EQ(config->mixers[1].windows, (std::vector<int32_t>{7, 7}));
+  qwen2["layer_types"] = {"sliding_attention", "full_attention"};
+  EXPECT_EQ(Read(qwen2)->sliding.layers, std::vector<int32_t>{0});
+  qwen2["sliding_window"] = 0;
+  EXPECT_THAT(Read(qwen2), FailsWith(XH_INVALID_ARGUMENT, "\"sliding_window\" is 0"));
+}
+
+TEST(HuggingFaceConfig, ScalesOnlyLayersWithFullAttentionWhereOthersSlide) {
+  json olmo3 = Llama();
+  olmo3.update(json::parse(R"({"model_type": "olmo3", "num_hidden_layers": 4, "rope_theta": 20000.0,
+      "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 256}})"));
+  auto older = Read(olmo3);
+  ASSERT_TRUE(older.ok()) << older.status();
+  EXPECT_EQ(older->rope.type, "yarn");
+  EXPECT_EQ(older->rope.theta, 20000);
+  EXPECT_EQ(older->rope.original_context, 256);
+  EXPECT_NEAR(older->rope.attention_factor, 0.1 * std::log(8.0) + 1, 1e-12);
+  EXPECT_EQ(older->sliding.rope.type, "default");
+  EXPECT_EQ(older->sliding.rope.theta, 20000);
+  olmo3.erase("rope_theta");
+  olmo3.erase("rope_scaling");
+  olmo3["rope_parameters"] = json::parse(R"({
+      "full_attention": {"rope_type": "yarn", "rope_theta": 20000.0, "factor": 8.0,
+                         "original_max_position_embeddings": 256, "beta_fast": 16, "truncate": false},
+      "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}})");
+  auto newer = Read(olmo3);
+  ASSERT_TRUE(newer.ok()) << newer.status();
+  EXPECT_EQ(newer->rope.factor, 8);
+  EXPECT_EQ(newer->rope.beta_fast, 16);
+  EXPECT_EQ(newer->rope.beta_slow, 1);
+  EXPECT_FALSE(newer->rope.truncate);
+  EXPECT_EQ(newer->sliding.rope.theta, 10000);
+  const json stored = ConfigToJson(*newer);
+  auto read = ConfigFromJson(stored, "checkpoint");
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(ConfigToJson(*read), stored);
+  EXPECT_TRUE(read->rope == newer->rope && read->sliding.rope == newer->sliding.rope);
+}
+
 TEST(HuggingFaceConfig, TakesEndTokensFromTheGenerationConfigFirst) {
   auto config = Read(Llama(), json::parse(R"({"eos_token_id": [2, 7, 9]})"));
   ASSERT_TRUE(config.ok()) << config.status();
@@ -128,21 +210,30 @@ struct BadConfig {
 
 TEST(HuggingFaceConfig, RefusesByFieldValueAndWhatIsAllowed) {
   const BadConfig cases[] = {
-      {R"({"model_type": "mixtral"})", XH_UNSUPPORTED, "\"model_type\" is \"mixtral\"; allowed: \"llama\", \"qwen2\""},
-      {R"({"model_type": "qwen3"})", XH_UNSUPPORTED, "\"model_type\" is \"qwen3\""},
+      {R"({"model_type": "mistral"})", XH_UNSUPPORTED,
+       R"("model_type" is "mistral"; allowed: "llama", "qwen2", "qwen3", "olmo2", "olmo3")"},
+      {R"({"model_type": "qwen3_moe", "num_experts": 128})", XH_UNSUPPORTED, "names a mixture of experts"},
       {R"({"model_type": null})", XH_INVALID_ARGUMENT, "\"model_type\" is missing"},
       {R"({"model_type": 7})", XH_INVALID_ARGUMENT, "\"model_type\" is 7; allowed: text"},
       {R"({"num_local_experts": 8})", XH_UNSUPPORTED, "\"num_local_experts\" names a mixture of experts"},
       {R"({"quantization_config": {"bits": 4}})", XH_UNSUPPORTED, "\"quantization_config\" is present"},
       {R"({"hidden_act": "gelu"})", XH_UNSUPPORTED, "\"hidden_act\" is \"gelu\"; allowed: \"silu\""},
       {R"({"partial_rotary_factor": 0.5})", XH_UNSUPPORTED, "\"partial_rotary_factor\" is 0.5"},
-      {R"({"rope_scaling": {"rope_type": "yarn", "factor": 4}})", XH_UNSUPPORTED,
-       "rope_scaling: \"rope_type\" is \"yarn\"; allowed: \"default\", \"linear\", \"llama3\""},
+      {R"({"rope_scaling": {"rope_type": "longrope", "factor": 4}})", XH_UNSUPPORTED,
+       R"(rope_scaling: "rope_type" is "longrope"; allowed: "default", "linear", "llama3", "yarn")"},
+      {R"({"rope_scaling": {"rope_type": "yarn", "factor": 4, "beta_fast": 1, "beta_slow": 2}})", XH_INVALID_ARGUMENT,
+       "\"beta_fast\" is 1; allowed: more than \"beta_slow\" (2)"},
+      {R"({"rope_scaling": {"rope_type": "yarn", "factor": 4, "rope_theta": 1}})", XH_INVALID_ARGUMENT,
+       "\"theta\" is 1; allowed with \"yarn\": more than 1"},
+      {R"({"rope_scaling": {"rope_type": "yarn", "factor": 4, "attention_factor": "high"}})", XH_INVALID_ARGUMENT,
+       "\"attention_factor\" is \"high\""},
+      {R"({"rope_parameters": {"full_attention": {"rope_type": "default"}}})", XH_UNSUPPORTED,
+       "rope_parameters holds objects by kind of layer"},
       {R"({"rope_scaling": {"type": "dynamic", "factor": 4}})", XH_UNSUPPORTED, "\"type\" is \"dynamic\""},
       {R"({"rope_scaling": {"type": "linear"}})", XH_INVALID_ARGUMENT, "\"factor\" is missing"},
       {R"({"rope_scaling": {"type": "linear", "factor": 0}})", XH_INVALID_ARGUMENT, "\"factor\" is 0"},
-      {R"({"rope_scaling": {"type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4}})",
-       XH_INVALID_ARGUMENT, "\"original_max_position_embeddings\" is missing"},
+      {R"({"rope_scaling": {"type": "llama3", "factor": 8, "low_freq_factor": 1}})", XH_INVALID_ARGUMENT,
+       "\"high_freq_factor\" is missing"},
       {R"({"rope_scaling": {"type": "llama3", "factor": 8, "low_freq_factor": 4, "high_freq_factor": 4,
           "original_max_position_embeddings": 512}})",
        XH_INVALID_ARGUMENT, "\"high_freq_factor\" is 4; allowed: more than"},
@@ -172,7 +263,11 @@ TEST(HuggingFaceConfig, RefusesByFieldValueAndWhatIsAllowed) {
       {R"({"eos_token_id": 1000})", XH_INVALID_ARGUMENT, "\"eos_token_id\" is 1000"},
       {R"({"eos_token_id": [2, "x"]})", XH_INVALID_ARGUMENT, "\"eos_token_id\" is \"x\""},
       {R"({"layer_types": ["full_attention", "sliding_attention"]})", XH_UNSUPPORTED,
-       "\"layer_types\" holds \"sliding_attention\"; allowed: \"full_attention\""},
+       "\"layer_types\" holds \"sliding_attention\"; allowed"},
+      {R"({"layer_types": ["full_attention"]})", XH_INVALID_ARGUMENT,
+       "\"layer_types\" is a list of 1; allowed: one text a layer (2)"},
+      {R"({"layer_types": ["full_attention", "linear_attention"]})", XH_UNSUPPORTED,
+       R"("layer_types" holds "linear_attention"; allowed: "full_attention", "sliding_attention")"},
   };
   for (const BadConfig& bad : cases) {
     for (json config : {Llama(), Qwen2()}) {
@@ -181,9 +276,6 @@ TEST(HuggingFaceConfig, RefusesByFieldValueAndWhatIsAllowed) {
       EXPECT_THAT(Read(config), FailsWith(bad.code, "config.json")) << bad.change;
     }
   }
-  json sliding = Qwen2();
-  sliding["use_sliding_window"] = true;
-  EXPECT_THAT(Read(sliding), FailsWith(XH_UNSUPPORTED, "\"use_sliding_window\" is true; allowed: false"));
   for (const char* text : {"[]", "3", "null", "\"llama\""}) {
     EXPECT_THAT(Read(json::parse(text)), FailsWith(XH_INVALID_ARGUMENT, "allowed: an object")) << text;
   }
@@ -239,6 +331,13 @@ TEST(StoredConfig, RefusesWhatNoWriterWrites) {
        "layer 1: \"features\" is missing"},
       {R"({"rope": null})", XH_INVALID_ARGUMENT, "rope"},
       {R"({"eos_ids": [1000]})", XH_INVALID_ARGUMENT, "\"eos_ids\" is 1000"},
+      {R"({"qk_norm": "row"})", XH_INVALID_ARGUMENT, R"("qk_norm" is "row"; allowed: "none", "head", "full")"},
+      {R"({"norm_placement": "both"})", XH_INVALID_ARGUMENT, "\"norm_placement\" is \"both\""},
+      {R"({"sliding_window": 4, "sliding_layers": [1, 0], "sliding_rope": {"type": "default", "theta": 1e4}})",
+       XH_INVALID_ARGUMENT, "\"sliding_layers\" is 0"},
+      {R"({"sliding_window": 4, "sliding_layers": [2], "sliding_rope": {"type": "default", "theta": 1e4}})",
+       XH_INVALID_ARGUMENT, "\"sliding_layers\" is 2"},
+      {R"({"sliding_window": 4, "sliding_layers": [1]})", XH_INVALID_ARGUMENT, "sliding_rope"},
       {R"({"bos_id": 5000})", XH_INVALID_ARGUMENT, "\"bos_id\" is 5000"},
   };
   for (const BadConfig& bad : cases) {
@@ -249,6 +348,11 @@ TEST(StoredConfig, RefusesWhatNoWriterWrites) {
   for (const auto& item : good.items()) {
     json config = good;
     config.erase(item.key());
+    // The first writers did not know these: what they wrote has neither.
+    if (item.key() == "qk_norm" || item.key() == "norm_placement") {
+      EXPECT_TRUE(ConfigFromJson(config, "checkpoint").ok()) << item.key();
+      continue;
+    }
     EXPECT_THAT(ConfigFromJson(config, "checkpoint"), FailsWith(XH_INVALID_ARGUMENT, item.key())) << item.key();
   }
 }
@@ -305,6 +409,49 @@ TEST(RopeTable, LinearScalingSlowsEveryPairByTheFactor) {
   config.rope.factor = 2;
   const std::vector<float> scaled = RopeTable(config, 5);
   for (int i = 0; i < 16; ++i) EXPECT_FLOAT_EQ(scaled[4 * 16 + i], plain[2 * 16 + i]);
+}
+
+// Frequencies of transformers 5.17 for head_dim 16, theta 10,000, factor 4 over 512 positions.
+TEST(RopeTable, YarnKeepsFastPairsAndSlowsOthersAsTheReference) {
+  const struct {
+    const char* options;
+    double frequencies[8];
+    double attention_factor;
+  } cases[] = {{R"({})",
+                {1.0, 0.2569350600242615, 0.0625, 0.013834965415298939, 0.0024999999441206455, 0.0007905694656074047,
+                 0.0002500000118743628, 7.905694656074047e-05},
+                1.138629436111989},
+               {R"({"truncate": false, "beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.25})",
+                {1.0, 0.3162277638912201, 0.07566440105438232, 0.010796109214425087, 0.0024999999441206455,
+                 0.0007905694656074047, 0.0002500000118743628, 7.905694656074047e-05},
+                1.25}};
+  for (const auto& reference : cases) {
+    json object = Llama();
+    object["rope_scaling"] = {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 512}};
+    object["rope_scaling"].update(json::parse(reference.options));
+    auto config = Read(object);
+    ASSERT_TRUE(config.ok()) << config.status();
+    const std::vector<float> table = RopeTable(*config, 2);
+    for (int i = 0; i < 8; ++i) {
+      EXPECT_NEAR(table[16 + i], reference.attention_factor * std::cos(reference.frequencies[i]), 2e-7) << i;
+      EXPECT_NEAR(table[16 + 8 + i], reference.attention_factor * std::sin(reference.frequencies[i]), 2e-7) << i;
+    }
+  }
+}
+
+TEST(RopeTable, HoldsASecondTableWhereSlidingLayersTurnOtherwise) {
+  json olmo3 = Llama();
+  olmo3["model_type"] = "olmo3";
+  ModelConfig config = *Read(olmo3);
+  EXPECT_EQ(RopeTableShape(config, 5), (Shape{5, 16}));
+  const std::vector<float> one = RopeTable(config, 5);
+  config.sliding.rope.theta = 10000;
+  EXPECT_EQ(RopeTableShape(config, 5), (Shape{10, 16}));
+  const std::vector<float> both = RopeTable(config, 5);
+  EXPECT_TRUE(std::equal(one.begin(), one.end(), both.begin()));
+  config.rope = config.sliding.rope;
+  const std::vector<float> sliding = RopeTable(config, 5);
+  EXPECT_TRUE(std::equal(sliding.begin(), sliding.end(), both.begin() + 5 * 16));
 }
 
 }  // namespace

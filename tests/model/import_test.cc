@@ -98,7 +98,7 @@ void ExpectSameModel(const Model& got, const Model& want) {
 // ---- import ----
 
 TEST(Import, MakesACheckpointThatLoadsAsTheSameModel) {
-  for (const char* name : {"hf_llama", "hf_llama3_rope_tied", "hf_qwen2"}) {
+  for (const char* name : {"hf_llama", "hf_llama3_rope_tied", "hf_qwen2", "hf_qwen3", "hf_olmo2", "hf_olmo3"}) {
     SCOPED_TRACE(name);
     Scratch scratch;
     const std::string output = scratch / "teacher.xhy";
@@ -119,7 +119,9 @@ TEST(Import, MakesACheckpointThatLoadsAsTheSameModel) {
     EXPECT_EQ((*imported)->huggingface_files.at("config.json"), ReadBytes(TeacherPath(name) + "/config.json"));
     EXPECT_EQ((*imported)->huggingface_files.count("generation_config.json"), 1u);
     EXPECT_EQ((*imported)->history[0]["kind"], "import");
-    EXPECT_EQ(ReadConfig(**CheckpointReader::Open(output))->mixers[0].kind, "attention");
+    auto config = ReadConfig(**CheckpointReader::Open(output));
+    ASSERT_TRUE(config.ok()) << config.status();
+    EXPECT_EQ(ConfigToJson(*config), ConfigToJson(teacher->config));
   }
 }
 
@@ -340,6 +342,14 @@ TEST(Load, RefusesWhatIsNoModel) {
   EXPECT_THAT(Model::Load(CpuRuntime(), TeacherPath("hf_llama"), XH_F16), FailsWith(XH_INVALID_ARGUMENT, "f16"));
   WriteBytes(scratch / "manifest.xhy", "garbage");
   EXPECT_THAT(Model::Load(CpuRuntime(), scratch.path()), FailsWith(XH_CORRUPT, "manifest.xhy"));
+}
+
+TEST(Load, RefusesAdaptersByName) {
+  Scratch scratch;
+  WriteBytes(scratch / "adapter_config.json", "{}");
+  EXPECT_THAT(Model::Load(CpuRuntime(), scratch.path()), FailsWith(XH_UNSUPPORTED, "adapter_config.json"));
+  WriteBytes(scratch / "config.json", ReadBytes(TeacherPath("hf_llama") + "/config.json"));
+  EXPECT_THAT(Model::Load(CpuRuntime(), scratch.path()), FailsWith(XH_UNSUPPORTED, "merged into its base"));
 }
 
 TEST(Describe, CountsParametersMixersAndBytes) {

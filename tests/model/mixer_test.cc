@@ -101,7 +101,7 @@ class HybridMixer : public ::testing::TestWithParam<const char*> {
     input_.batch = batch_;
     input_.tokens = tokens_;
     input_.position = graph_.Input(XH_I32, {batch_});
-    input_.rope_table = graph_.Constant(RopeTable(config_, tokens_), {tokens_, config_.head_dim});
+    input_.rope_table = graph_.Constant(RopeTable(config_, tokens_), RopeTableShape(config_, tokens_));
   }
 
   Value Rows(const std::vector<float>& values, int64_t width) {

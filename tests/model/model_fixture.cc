@@ -131,7 +131,7 @@ Results Forward(const Model& model, const std::vector<int32_t>& ids, int64_t bat
   input.tokens = static_cast<int64_t>(ids.size()) / batch;
   input.ids = graph.Input(XH_I32, {static_cast<int64_t>(ids.size())});
   input.position = graph.Input(XH_I32, {batch});
-  input.rope_table = graph.Input(XH_F32, {input.tokens, config.head_dim});
+  input.rope_table = graph.Input(XH_F32, RopeTableShape(config, input.tokens));
   const Binder bind = FrozenBinder(model);
   const ForwardOutput output = BuildForward(graph, config, bind, input);
   const Value logits = BuildLogits(graph, config, bind, output.final_hidden);
