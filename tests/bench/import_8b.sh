@@ -9,7 +9,10 @@ mkdir -p "$directory"
 [[ -s $directory/model/config.json ]] || python3 "$root/make_checkpoint.py" "$directory/model"
 
 # Without what the page cache holds of the files, where this may be told to the kernel.
-forget() { sync && { echo 3 >/proc/sys/vm/drop_caches; } 2>/dev/null || true; }
+forget() {
+  sync
+  { echo 3 >/proc/sys/vm/drop_caches; } 2>/dev/null || true
+}
 seconds() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.1f", b - a }'; }
 
 # MEASURE NAME OUTPUT COMMAND...: its wall-clock time, the data on the disk
@@ -27,8 +30,9 @@ measure() {
 
 # The anonymous memory of a process at its peak: what it holds beyond mapped files.
 watch_memory() {
-  local pid=$1 most=0 now
-  while now=$(awk '/^RssAnon/ { print $2 }' "/proc/$pid/status" 2>/dev/null) && [[ -n $now ]]; do
+  local pid=$1 most=0 state now
+  while read -r state now < <(awk '/^State/ { s = $2 } /^RssAnon/ { r = $2 } END { print s, r + 0 }' \
+    "/proc/$pid/status" 2>/dev/null) && [[ $state != Z ]]; do
     ((now <= most)) || most=$now
     sleep 0.05
   done
@@ -47,7 +51,6 @@ for _ in 1 2 3; do
   measure import "$directory/imported.xhy" import
   rm -rf "$directory/imported.xhy"
 done
-# Medians of three.
-awk '{ t[$1] = t[$1] " " $2 } END { for (n in t) { split(t[n], v, " "); asort(v); m[n] = v[2] }
-  printf "import / copy: %.2f (%.1f s / %.1f s)\n", m["import"] / m["copy"], m["import"], m["copy"] }' \
-  "$directory/times.txt" 2>/dev/null || sort "$directory/times.txt"
+median() { awk -v name="$1" '$1 == name { print $2 }' "$directory/times.txt" | sort -n | sed -n 2p; } # of three
+copy=$(median copy) import=$(median import)
+printf 'import / copy: %s (%s s / %s s)\n' "$(awk -v a="$import" -v b="$copy" 'BEGIN { printf "%.2f", a / b }')" "$import" "$copy"
