@@ -39,9 +39,11 @@ watch_memory() {
   printf 'resident beyond the page cache: %d MiB at most\n' $((most / 1024))
 }
 import() {
+  local pid
   "$program" import "$directory/model" "$directory/imported.xhy" --replace >/dev/null 2>"$directory/import.log" &
-  watch_memory $!
-  wait $! || { cat "$directory/import.log" >&2; exit 1; }
+  pid=$!
+  watch_memory "$pid"
+  wait "$pid" || { cat "$directory/import.log" >&2; exit 1; }
 }
 
 rm -f "$directory/times.txt"
