@@ -4,6 +4,7 @@
 #include "core/bench/bench_job.h"
 #include "core/evaluate/evaluate_job.h"
 #include "core/merge/merge_job.h"
+#include "core/model/export.h"
 #include "core/model/import.h"
 #include "core/train/distill_job.h"
 
@@ -12,6 +13,7 @@ namespace xh {
 const std::vector<JobKind>& JobKinds() {
   static const std::vector<JobKind> kinds = {
       {"import", "read a Hugging Face directory into a checkpoint", kImportSchema, OpenImportJob},
+      {"export", "write a model as a Hugging Face directory", kExportSchema, OpenExportJob},
       {"distill", "turn a teacher into a hybrid student, stage by stage", kDistillSchema, OpenDistillJob},
       {"merge", "merge students that began from the same weights", kMergeSchema, OpenMergeJob},
       {"evaluate", "measure models on tasks, and students against their teacher", kEvaluateSchema, OpenEvaluateJob},

@@ -5,8 +5,10 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "core/checkpoint/file.h"
 #include "core/error.h"
 #include "xhybrid.h"
 
@@ -42,6 +44,27 @@ class SafetensorsReader {
   explicit SafetensorsReader(std::unique_ptr<State> state);
 
   std::unique_ptr<State> state_;
+};
+
+// Writes one file tensor by tensor, so that no more than one is in memory. One thread at a time.
+class SafetensorsWriter {
+ public:
+  // Creates `name` in `directory` (IoError when it exists) and writes the header of these tensors, whose `bytes` are
+  // not read. The same arguments give the same bytes.
+  static StatusOr<SafetensorsWriter> Create(const File& directory, const std::string& name,
+                                            const std::vector<SafeTensor>& tensors,
+                                            const std::map<std::string, std::string>& metadata = {});
+  // The next tensor of the list: contiguous, row-major. InvalidState when all of them are written.
+  Status Write(const void* data);
+  // Puts the file on the medium. InvalidState unless every tensor is written.
+  Status Close();
+
+ private:
+  SafetensorsWriter(File file, std::vector<int64_t> sizes) : file_(std::move(file)), sizes_(std::move(sizes)) {}
+
+  File file_;
+  std::vector<int64_t> sizes_;
+  size_t next_ = 0;
 };
 
 // A tensor to be written: `data` is contiguous and borrowed for the call.

@@ -14,7 +14,7 @@ namespace {
 
 using nlohmann::json;
 
-StatusOr<std::string> MakeHeader(const std::vector<SafeTensorData>& tensors,
+StatusOr<std::string> MakeHeader(const std::vector<SafeTensor>& tensors,
                                  const std::map<std::string, std::string>& metadata, std::vector<int64_t>* sizes) {
   json header = json::object();
   for (const auto& [key, value] : metadata) {
@@ -22,7 +22,7 @@ StatusOr<std::string> MakeHeader(const std::vector<SafeTensorData>& tensors,
   }
   if (!metadata.empty()) header["__metadata__"] = metadata;
   int64_t begin = 0;
-  for (const SafeTensorData& tensor : tensors) {
+  for (const SafeTensor& tensor : tensors) {
     XH_RETURN_IF_ERROR(CheckName("tensor name", tensor.name));
     if (tensor.name == "__metadata__" || header.contains(tensor.name)) {
       return InvalidArgument("tensor name ", Quoted(tensor.name), " is taken; names must be unique");
@@ -41,14 +41,11 @@ StatusOr<std::string> MakeHeader(const std::vector<SafeTensorData>& tensors,
   return text;
 }
 
-Status WriteContent(const std::string& header, const std::vector<SafeTensorData>& tensors,
-                    const std::vector<int64_t>& sizes, File* file) {
-  const uint64_t length = header.size();
-  XH_RETURN_IF_ERROR(file->Write(&length, sizeof(length)));
-  XH_RETURN_IF_ERROR(file->Write(header.data(), static_cast<int64_t>(header.size())));
-  for (size_t i = 0; i < tensors.size(); ++i) XH_RETURN_IF_ERROR(file->Write(tensors[i].data, sizes[i]));
-  XH_RETURN_IF_ERROR(file->Sync());
-  return file->Close();
+Status WriteContent(const File& directory, const std::string& name, const std::vector<SafeTensor>& tensors,
+                    const std::vector<SafeTensorData>& data, const std::map<std::string, std::string>& metadata) {
+  XH_ASSIGN_OR_RETURN(SafetensorsWriter writer, SafetensorsWriter::Create(directory, name, tensors, metadata));
+  for (const SafeTensorData& tensor : data) XH_RETURN_IF_ERROR(writer.Write(tensor.data));
+  return writer.Close();
 }
 
 }  // namespace
@@ -72,10 +69,37 @@ const char* SafetensorsDTypeName(xh_dtype dtype) {
   }
 }
 
-Status WriteSafetensors(const std::string& path, const std::vector<SafeTensorData>& tensors,
-                        const std::map<std::string, std::string>& metadata) {
+StatusOr<SafetensorsWriter> SafetensorsWriter::Create(const File& directory, const std::string& name,
+                                                      const std::vector<SafeTensor>& tensors,
+                                                      const std::map<std::string, std::string>& metadata) {
   std::vector<int64_t> sizes;
   XH_ASSIGN_OR_RETURN(const std::string header, MakeHeader(tensors, metadata, &sizes));
+  XH_ASSIGN_OR_RETURN(File file, File::CreateAt(directory, name));
+  const uint64_t length = header.size();
+  XH_RETURN_IF_ERROR(file.Write(&length, sizeof(length)));
+  XH_RETURN_IF_ERROR(file.Write(header.data(), static_cast<int64_t>(header.size())));
+  return SafetensorsWriter(std::move(file), std::move(sizes));
+}
+
+Status SafetensorsWriter::Write(const void* data) {
+  if (next_ == sizes_.size()) return InvalidState(file_.path(), ": all ", sizes_.size(), " tensors are written");
+  XH_RETURN_IF_ERROR(file_.Write(data, sizes_[next_]));
+  ++next_;
+  return absl::OkStatus();
+}
+
+Status SafetensorsWriter::Close() {
+  if (next_ < sizes_.size()) {
+    return InvalidState(file_.path(), ": ", next_, " of ", sizes_.size(), " tensors are written");
+  }
+  XH_RETURN_IF_ERROR(file_.Sync());
+  return file_.Close();
+}
+
+Status WriteSafetensors(const std::string& path, const std::vector<SafeTensorData>& tensors,
+                        const std::map<std::string, std::string>& metadata) {
+  std::vector<SafeTensor> list;
+  for (const SafeTensorData& tensor : tensors) list.push_back({tensor.name, tensor.dtype, tensor.shape});
   const size_t slash = path.rfind('/');
   const std::string parent = slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
   const std::string name = slash == std::string::npos ? path : path.substr(slash + 1);
@@ -83,8 +107,7 @@ Status WriteSafetensors(const std::string& path, const std::vector<SafeTensorDat
   XH_ASSIGN_OR_RETURN(File directory, File::OpenDirectory(parent));
   const std::string temporary = absl::StrCat(".", name, ".tmp-", ::getpid());
   ::unlinkat(directory.descriptor(), temporary.c_str(), 0);  // of a dead process that had this id
-  XH_ASSIGN_OR_RETURN(File file, File::CreateAt(directory, temporary));
-  Status written = WriteContent(header, tensors, sizes, &file);
+  Status written = WriteContent(directory, temporary, list, tensors, metadata);
   if (written.ok() && (StorageRefused("rename") || ::renameat(directory.descriptor(), temporary.c_str(),
                                                               directory.descriptor(), name.c_str()) != 0)) {
     written = SystemError("rename to", path);

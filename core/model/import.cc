@@ -39,7 +39,9 @@ class ImportJob : public Job {
     write.replace = options_.replace;
     XH_ASSIGN_OR_RETURN(writer_, CheckpointWriter::Open(options_.output, write));
     ModelFiles files = FilesOf(source_);
-    files.history = json::array({{{"kind", "import"}, {"model", options_.model}, {"family", source_.config.family}}});
+    if (files.history.empty()) {  // an exported model has one, and comes back as it was
+      files.history = json::array({{{"kind", "import"}, {"model", options_.model}, {"family", source_.config.family}}});
+    }
     return AddModelMetadata(*writer_, source_.config, files);
   }
 

@@ -10,6 +10,7 @@
 #include "core/checkpoint/reader.h"
 #include "core/checkpoint/safetensors.h"
 #include "core/json_fields.h"
+#include "core/model/export/config_file.h"
 #include "core/model/save.h"
 #include "core/text/tokenizer.h"
 
@@ -88,20 +89,6 @@ StatusOr<json> ParseStored(const std::string& text, const std::string& where) {
   return parsed;
 }
 
-StatusOr<ModelConfig> ReadHuggingFaceConfig(const std::map<std::string, std::string>& files,
-                                            const std::string& directory) {
-  auto config = files.find("config.json");
-  if (config == files.end()) return NotFound(directory, " has no config.json");
-  const std::string where = directory + "/config.json";
-  XH_ASSIGN_OR_RETURN(const json object, ParseStored(config->second, where));
-  json generation;
-  auto found = files.find("generation_config.json");
-  if (found != files.end()) {
-    XH_ASSIGN_OR_RETURN(generation, ParseStored(found->second, directory + "/generation_config.json"));
-  }
-  return ConfigFromHuggingFace(object, generation, where);
-}
-
 StatusOr<ModelSource> OpenCheckpoint(const std::string& directory) {
   XH_ASSIGN_OR_RETURN(std::shared_ptr<CheckpointReader> reader, CheckpointReader::Open(directory));
   ModelSource source;
@@ -116,6 +103,20 @@ StatusOr<ModelSource> OpenCheckpoint(const std::string& directory) {
 
 }  // namespace
 
+StatusOr<ModelConfig> ReadHuggingFaceConfig(const std::map<std::string, std::string>& files,
+                                            const std::string& directory) {
+  auto config = files.find("config.json");
+  if (config == files.end()) return NotFound(directory, " has no config.json");
+  const std::string where = directory + "/config.json";
+  XH_ASSIGN_OR_RETURN(const json object, ParseStored(config->second, where));
+  json generation;
+  auto found = files.find("generation_config.json");
+  if (found != files.end()) {
+    XH_ASSIGN_OR_RETURN(generation, ParseStored(found->second, directory + "/generation_config.json"));
+  }
+  return ConfigFromHuggingFace(object, generation, where);
+}
+
 StatusOr<ModelSource> OpenHuggingFace(const std::string& directory) {
   if (Exists(directory + "/" + kAdapterFile)) {
     return Unsupported(directory, " holds an adapter (", kAdapterFile,
@@ -123,7 +124,10 @@ StatusOr<ModelSource> OpenHuggingFace(const std::string& directory) {
   }
   ModelSource source;
   XH_RETURN_IF_ERROR(ReadDirectory(directory, {"config.json", "generation_config.json"}, &source.huggingface_files));
-  XH_ASSIGN_OR_RETURN(source.config, ReadHuggingFaceConfig(source.huggingface_files, directory));
+  XH_ASSIGN_OR_RETURN(const bool exported, ReadConfigFile(directory + "/config.json", &source));
+  if (!exported) {
+    XH_ASSIGN_OR_RETURN(source.config, ReadHuggingFaceConfig(source.huggingface_files, directory));
+  }
   XH_ASSIGN_OR_RETURN(std::shared_ptr<SafetensorsReader> reader, SafetensorsReader::Open(directory));
   XH_ASSIGN_OR_RETURN(source.tensors, MatchTensors(source.config, ListOf(reader->tensors()), directory));
   XH_RETURN_IF_ERROR(ReadDirectory(directory, TokenizerFileNames(), &source.tokenizer_files));

@@ -33,8 +33,11 @@ struct ModelSource {
 // A checkpoint directory (*.xhy) or a Hugging Face directory. Checks the config, and name, shape and dtype of every
 // tensor, before any tensor is read. NotFound, Corrupt, Incompatible, Unsupported or InvalidArgument.
 StatusOr<ModelSource> OpenModelSource(const std::string& path);
-// A Hugging Face directory alone.
+// A Hugging Face directory alone: of a teacher, or one that export wrote.
 StatusOr<ModelSource> OpenHuggingFace(const std::string& directory);
+// The config in the files "config.json" and "generation_config.json" of a teacher; `directory` opens the messages.
+StatusOr<ModelConfig> ReadHuggingFaceConfig(const std::map<std::string, std::string>& files,
+                                            const std::string& directory);
 
 // The tensors of `stored` that are the parameters of `config`, in the order of ParametersOf. `where` opens the
 // messages; Incompatible for a tensor that is missing, surplus or of another shape, by name. Surplus tensors that are

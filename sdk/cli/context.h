@@ -52,6 +52,7 @@ void AddOptionsFlag(CLI::App* command, Context& context, const std::string& kind
 
 // Each adds its command.
 void AddImport(CLI::App& app, Context& context);
+void AddExport(CLI::App& app, Context& context);
 void AddDistill(CLI::App& app, Context& context);
 void AddMerge(CLI::App& app, Context& context);
 void AddGenerate(CLI::App& app, Context& context);
