@@ -17,6 +17,11 @@ CHUNK = 64  # tokens that the mLSTM takes at once; the result does not depend on
 NEVER = -1e30  # log of a gate that is shut: finite, so that differences of two of them are defined
 
 
+def widen(x):
+    """At least float32: what gates, states and norms are computed in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 @dataclass
 class Positions:
     """Where the tokens of one call lie in their sequences.
@@ -33,7 +38,7 @@ class LayerState:
     """What one layer carries from call to call; its size does not grow unless a key/value head sees everything.
 
     Local branch: keys and values [B, KV, L, d] that later tokens may see, with their `Positions`.
-    mLSTM: memory S [B, H, n, d], normaliser z [B, H, n] and running maximum m [B, H], in float32.
+    mLSTM: memory S [B, H, n, d], normaliser z [B, H, n] and running maximum m [B, H], at least float32.
     """
 
     def __init__(self):
@@ -120,7 +125,7 @@ def local_branch(q, k, v, positions, windows, sinks, state=None):
 
 
 def mlstm(q, k, v, input_gate, log_forget, floored, state=None):
-    """The matrix memory of an xLSTM over a sequence, chunk by chunk, in float32.
+    """The matrix memory of an xLSTM over a sequence, chunk by chunk.
 
         S_t = f_t S_(t-1) + i_t k_t^T v_t,  z_t = f_t z_(t-1) + i_t k_t,  h_t = q_t S_t / (q_t . z_t)
 
@@ -185,8 +190,8 @@ class FeatureMap(nn.Module):
                 nn.init.normal_(self.weight, std=scale / math.sqrt(head_dim))
 
     def forward(self, u):
-        """[B, H, T, d] -> float32 [B, H, T, n], or 2n of the kind "hedgehog"."""
-        scores = u.float() @ self.weight.float()
+        """[B, H, T, d] -> [B, H, T, n], or 2n of the kind "hedgehog"."""
+        scores = widen(u) @ widen(self.weight)
         if self.kind == "hedgehog":
             return torch.cat([scores.softmax(dim=-1), (-scores).softmax(dim=-1)], dim=-1)
         return scores.softmax(dim=-1)
@@ -195,21 +200,39 @@ class FeatureMap(nn.Module):
 class HeadGate(nn.Module):
     """One gate a head and token, read from that head's [q | k | v] before the rotary embedding."""
 
-    def __init__(self, heads, head_dim):
+    def __init__(self, heads, head_dim, start):
         super().__init__()
+        self.start = start  # of the bias
         self.weight = nn.Parameter(torch.empty(heads, 3 * head_dim))
         self.bias = nn.Parameter(torch.empty(heads))
 
-    def reset_parameters(self, bias):
+    def reset_parameters(self):
         nn.init.zeros_(self.weight)
-        nn.init.constant_(self.bias, bias)
+        nn.init.constant_(self.bias, self.start)
 
     def forward(self, q, k, v):
-        """q [B, H, T, d], k and v [B, KV, T, d] -> float32 [B, H, T, 1]."""
+        """q [B, H, T, d], k and v [B, KV, T, d] -> [B, H, T, 1]."""
         heads = q.shape[1]
-        joined = torch.cat([q, repeat_heads(k, heads), repeat_heads(v, heads)], dim=-1).float()
-        scores = torch.einsum("bhtc,hc->bht", joined, self.weight.float()) + self.bias.float()[:, None]
+        joined = torch.cat([q, repeat_heads(k, heads), repeat_heads(v, heads)], dim=-1)
+        scores = torch.einsum("bhtc,hc->bht", widen(joined), widen(self.weight)) + widen(self.bias)[:, None]
         return scores.sigmoid()[..., None]
+
+
+class TokenGate(nn.Linear):
+    """One gate a head and token, read from the block's input; its bias starts evenly spread from `first` to `last`."""
+
+    def __init__(self, width, heads, first, last):
+        self.start = (first, last)
+        super().__init__(width, heads)
+
+    def reset_parameters(self):
+        nn.init.zeros_(self.weight)
+        with torch.no_grad():
+            self.bias.copy_(torch.linspace(*self.start, self.out_features))
+
+    def forward(self, x):
+        """x [B, T, D] -> [B, H, T], before any activation."""
+        return F.linear(widen(x), widen(self.weight), widen(self.bias)).transpose(1, 2)
 
 
 class Xlstm(nn.Module):
@@ -219,39 +242,24 @@ class Xlstm(nn.Module):
         super().__init__()
         heads, head_dim, width = config["heads"], config["head_dim"], config["hidden_size"]
         self.feature_map = mixer["feature_map"]
-        self.output_gate_bias = mixer.get("output_gate_bias", -2.0)
         if self.feature_map != "none":
             self.query_features = FeatureMap(heads, head_dim, mixer["features"], self.feature_map)
             self.key_features = FeatureMap(heads, head_dim, mixer["features"], self.feature_map)
-        self.input_gate = nn.Linear(width, heads)
-        self.forget_gate = nn.Linear(width, heads)
+        self.input_gate = TokenGate(width, heads, 0.0, 0.0)
+        self.forget_gate = TokenGate(width, heads, 3.0, 6.0)
         if mixer["kind"] == "hybrid":
-            self.output_gate = HeadGate(heads, head_dim)
-
-    def reset_parameters(self):
-        """What a student begins with before it is aligned with its teacher."""
-        for gate in (self.input_gate, self.forget_gate):
-            nn.init.zeros_(gate.weight)
-        nn.init.zeros_(self.input_gate.bias)
-        with torch.no_grad():
-            self.forget_gate.bias.copy_(torch.linspace(3, 6, self.forget_gate.bias.shape[0]))
-        if self.feature_map != "none":
-            self.query_features.reset_parameters()
-            self.key_features.reset_parameters()
-        if hasattr(self, "output_gate"):
-            self.output_gate.reset_parameters(self.output_gate_bias)
+            self.output_gate = HeadGate(heads, head_dim, mixer["output_gate_bias"])
 
     def forward(self, x, q, k, v, positions, state=None):
-        """x [B, T, D], q [B, H, T, d], k and v [B, KV, T, d] -> float32 [B, H, T, d]."""
+        """x [B, T, D], q [B, H, T, d], k and v [B, KV, T, d] -> [B, H, T, d]."""
         heads, head_dim = q.shape[1], q.shape[-1]
-        k, v = repeat_heads(k, heads), repeat_heads(v, heads).float()
+        k, v = repeat_heads(k, heads), widen(repeat_heads(v, heads))
         floored = self.feature_map == "none"  # raw queries and keys: q . z may be near zero
         if floored:
-            q, k = q.float() / math.sqrt(head_dim), k.float()
+            q, k = widen(q) / math.sqrt(head_dim), widen(k)
         else:
             q, k = self.query_features(q), self.key_features(k)
-        input_gate = _linear_float(self.input_gate, x).transpose(1, 2)  # [B, H, T]
-        log_forget = F.logsigmoid(_linear_float(self.forget_gate, x)).transpose(1, 2)
+        input_gate, log_forget = self.input_gate(x), F.logsigmoid(self.forget_gate(x))
         if positions.real is not None:  # padding writes nothing and forgets nothing, and its q . z is not 0
             padding = ~positions.real[:, None, :]
             input_gate, log_forget = input_gate.masked_fill(padding, NEVER), log_forget.masked_fill(padding, 0)
@@ -260,7 +268,3 @@ class Xlstm(nn.Module):
         if state is not None:
             state.mlstm = carried
         return out
-
-
-def _linear_float(layer, x):
-    return F.linear(x.float(), layer.weight.float(), layer.bias.float())

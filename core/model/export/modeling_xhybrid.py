@@ -14,7 +14,7 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from .configuration_xhybrid import XhybridConfig
-from .mixers_xhybrid import LayerState, Positions, Xlstm, local_branch
+from .mixers_xhybrid import FeatureMap, HeadGate, LayerState, Positions, TokenGate, Xlstm, local_branch, widen
 
 
 class XhybridCache:
@@ -74,7 +74,7 @@ def rope_table(rope, head_dim, index):
 def rotate(x, table):
     """Rotary embedding of x [B, heads, T, d]; dimension i turns with dimension i + d/2."""
     cos, sin = table
-    first, second = x.float().chunk(2, dim=-1)
+    first, second = widen(x).chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
@@ -85,9 +85,9 @@ class XhybridRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        wide = x.float()
+        wide = widen(x)
         wide = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
-        return (self.weight.float() * wide).to(x.dtype)
+        return (widen(self.weight) * wide).to(x.dtype)
 
 
 class XhybridMLP(nn.Module):
@@ -154,7 +154,7 @@ class XhybridMixer(nn.Module):
             out = local_branch(q, k, v, positions, self.windows, self.sinks, state)
         if self.kind == "hybrid":
             gate = self.xlstm.output_gate(plain_q, plain_k, v)
-            out = gate * self.xlstm(x, q, k, v, positions, state) + (1 - gate) * out.float()
+            out = gate * self.xlstm(x, q, k, v, positions, state) + (1 - gate) * out
         return self.o_proj(out.to(x.dtype).transpose(1, 2).flatten(2))
 
 
@@ -192,14 +192,14 @@ class XhybridPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module):
         std = getattr(self.config, "initializer_range", 0.02)
-        if isinstance(module, (nn.Linear, nn.Embedding)):
+        if isinstance(module, (FeatureMap, HeadGate, TokenGate)):
+            module.reset_parameters()  # what a student begins with before it is aligned with its teacher
+        elif isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=std)
             if getattr(module, "bias", None) is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, XhybridRMSNorm):
             nn.init.ones_(module.weight)
-        elif isinstance(module, Xlstm):
-            module.reset_parameters()
 
 
 class XhybridModel(XhybridPreTrainedModel):
@@ -330,7 +330,7 @@ class XhybridForCausalLM(XhybridPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             reduction = "mean" if num_items_in_batch is None else "sum"
-            scores, wanted = logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten().to(logits.device)
+            scores, wanted = widen(logits[:, :-1]).flatten(0, 1), labels[:, 1:].flatten().to(logits.device)
             loss = F.cross_entropy(scores, wanted, ignore_index=-100, reduction=reduction)
             if num_items_in_batch is not None:
                 loss = loss / num_items_in_batch
