@@ -58,7 +58,9 @@ def rope_frequencies(rope, head_dim):
         if rope["truncate"]:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, head_dim - 1)
-        slow = ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
+        if low == high:
+            high += 0.001
+        slow = ((pairs - low) / (high - low)).clamp(0, 1)
         return slow * slowed + (1 - slow) * frequency, rope["attention_factor"]
     raise ValueError(f'rope type is "{kind}"; known: default, linear, llama3, yarn')
 
