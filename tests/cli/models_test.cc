@@ -72,6 +72,24 @@ TEST(Models, ADamagedCheckpointFailsVerification) {
   EXPECT_THAT(outcome.err, HasSubstr(path));
 }
 
+TEST(Models, AnExportedModelIsTheDirectoryThatWasImported) {
+  Scratch scratch;
+  const std::string path = scratch / "teacher.xhy", output = scratch / "out";
+  ASSERT_EQ(RunProgram({"import", TinyTeacher(), path}).status, 0);
+  const json exported =
+      ParsedOutput(RunProgram({"export", path, output, "--shard-size", "200kB", "--json", "--quiet"}));
+  EXPECT_EQ(exported["output"], output);
+  EXPECT_EQ(exported["needs_code"], false);
+  EXPECT_GT(exported["shards"], 1);
+  EXPECT_EQ(cli_test::ReadFile(output + "/config.json"), cli_test::ReadFile(TinyTeacher() + "/config.json"));
+  EXPECT_EQ(RunProgram({"export", path, output}).status, 1);
+  const Outcome again = RunProgram({"export", path, output, "--replace", "--dtype", "bf16"});
+  EXPECT_EQ(again.status, 0);
+  EXPECT_THAT(again.out, HasSubstr("in 1 file: " + output));
+  EXPECT_THAT(cli_test::ReadFile(output + "/config.json"), HasSubstr("bfloat16"));
+  EXPECT_EQ(RunProgram({"export", path, output, "--shard-size", "0"}).status, 2);
+}
+
 TEST(Models, ImportDoesNotReplaceUnasked) {
   Scratch scratch;
   const std::string path = scratch / "teacher.xhy";

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stands in the place of attention: softmax attention within windows and sinks, the mLSTM, and their mixture.
 
-Letters in shapes: B sequences, T tokens of this call, L tokens that are visible to it, H query heads, KV key/value heads,
-d head dimension, n features, D model width.
+Letters in shapes: B sequences, T tokens of this call, L tokens that are visible to it, H query heads, KV key/value
+heads, d head dimension, n features, D model width.
 """
 
 import math

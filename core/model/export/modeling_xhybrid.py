@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A hybrid xLSTM student in PyTorch: a transformer whose attention blocks became windows, mLSTMs, or both with a gate.
 
-The families Llama, Qwen2, Qwen3, Olmo2 and Olmo3 differ by switches of the config. Everything can be trained. The cache of
-`generate` holds, for each layer, the last tokens of its windows, its sinks and the state of its mLSTM.
+The families Llama, Qwen2, Qwen3, Olmo2 and Olmo3 differ by switches of the config. Everything can be trained. The cache
+of `generate` holds, for each layer, the last tokens of its windows, its sinks and the state of its mLSTM.
 """
 
 import math
