@@ -79,6 +79,16 @@ class ExportTest(unittest.TestCase):
                 logits = model(self.ids(name)).logits
                 self.assertLess(relative_error(logits, self.expected[name]["logits"]), TOLERANCE)
 
+    def test_bf16_weights_load_as_such_and_compute_nearly_the_same(self):
+        name = "hf_llama.softmax"
+        run("export", self.root / f"{name}.xhy", self.root / "bf16", "--dtype", "bf16")
+        model = load(self.root / "bf16", trust_remote_code=True, dtype="auto")
+        self.assertEqual(model.dtype, torch.bfloat16)
+        with torch.no_grad():
+            logits = model(self.ids(name)).logits
+        self.assertEqual(logits.dtype, torch.bfloat16)
+        self.assertLess(relative_error(logits, self.expected[name]["logits"]), 0.1)  # three layers of 8 bits
+
     def test_teachers_load_without_other_code_as_what_they_were(self):
         for name in self.names:
             if name.endswith(".teacher"):
