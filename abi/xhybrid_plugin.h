@@ -96,14 +96,21 @@ enum {
   XH_OP_TOP_K = 10,
 
   /* The mLSTM (SPEC.md 1.5, 1.1): q[B,H,T,n], k[B,H,T,n], v[B,KV,T,d], i f32[B,H,T], f f32[B,H,T] (pre-activations),
-   * S f32[B,H,n,d]?, z f32[B,H,n]?, m f32[B,H]? (state before; all or none)
+   * S f32[B,H,n,d]?, z f32[B,H,n]?, m f32[B,H]? (state before; all or none), start i32[B,T]?
    * -> h[B,H,T,d], S'?, z'?, m'? (state after; may be the inputs, in place; all or none). H % KV == 0: head h reads v
-   * of h / (H / KV). needs q, k, v, i, f, h and the state before, which is a constant: no gradient flows into or out of
-   * the state. xh_mlstm_params. */
+   * of h / (H / KV). needs q, k, v, i, f, h, start and the state before, which is a constant: no gradient flows into or
+   * out of the state. xh_mlstm_params.
+   * start: rows are packed from documents, and each is a sequence of its own: state, normaliser and running maximum
+   * begin anew. start[b,t] is the index in the row of the first token of t's document: t where one begins, else
+   * start[b,t-1]; anything else is XH_INVALID_ARGUMENT when the plan runs. Absent: one document a row. With a state
+   * before or after it is XH_UNSUPPORTED. */
   XH_OP_MLSTM = 32,
   /* Softmax attention over the visible set s <= t and (t - s < window or s < sinks), one softmax (SPEC.md 1.4):
-   * q[B,H,T,d], k[B,KV,T,d], v[B,KV,T,d], cache_k[B,C,d]?, cache_v[B,C,d]?, position i32[B]? -> o[B,H,T,d].
-   * The window is a number per key/value head; 0 is unlimited. needs q, k, v, o. xh_attention_params.
+   * q[B,H,T,d], k[B,KV,T,d], v[B,KV,T,d], cache_k[B,C,d]?, cache_v[B,C,d]?, position i32[B]?, start i32[B,T]?
+   * -> o[B,H,T,d].
+   * The window is a number per key/value head; 0 is unlimited. needs q, k, v, start, o. xh_attention_params.
+   * start, as of XH_OP_MLSTM: s >= start[b,t] only, and the sinks are the first of the document, s - start[b,t] <
+   * sinks. Positions need no change, for RoPE acts on differences. With a cache it is XH_UNSUPPORTED.
    * With a cache (INFER only) position[b] tokens came before; their keys and values are read from the cache and those
    * of this call are written to it. Head j owns slots: sinks + window of them where it has a window, `capacity` where
    * it has none, one head after the other. Position p lies in slot p if p < sinks or the window is 0, else in slot

@@ -17,8 +17,8 @@ constexpr OpTraits kTraits[] = {
     {XH_OP_FILL, "fill", 0, 0, false},
     {XH_OP_REDUCE, "reduce", 0, 0, false},
     {XH_OP_TOP_K, "top_k", 0, 0, false},
-    {XH_OP_MLSTM, "mlstm", 0b11111111, 0b0001, false},
-    {XH_OP_ATTENTION, "attention", 0b111, 0b1, false},
+    {XH_OP_MLSTM, "mlstm", 0b111111111, 0b0001, false},
+    {XH_OP_ATTENTION, "attention", 0b1000111, 0b1, false},
     {XH_OP_FEATURE_MAP, "feature_map", 0b11, 0b1, false},
     {XH_OP_HEAD_GATE, "head_gate", 0b1111, 0b1, false},
     {XH_OP_MIX, "mix", 0b111, 0, false},
@@ -97,29 +97,30 @@ Value Mix(Graph& graph, Value o, Value x, Value y) {
 }
 
 Value Mlstm(Graph& graph, Value q, Value k, Value v, Value i, Value f, const xh_mlstm_params& params,
-            const MlstmState* state) {
+            const MlstmState* state, Value start) {
   const Shape& in = graph.shape(q);
   OutputType output{graph.dtype(v), {in[0], in[1], in[2], graph.shape(v)[3]}, true};
   if (state == nullptr) {
     // Outputs that nobody asks for are absent, so that the plan keeps no final state.
-    std::vector<Value> inputs = {q, k, v, i, f, kAbsent, kAbsent, kAbsent};
+    std::vector<Value> inputs = {q, k, v, i, f, kAbsent, kAbsent, kAbsent, start};
     return graph.Op(XH_OP_MLSTM, &params, sizeof(params), inputs, {output, {0, {}}, {0, {}}, {0, {}}})[0];
   }
   Value h = graph.Uninitialized(output);
   graph.Emit(XH_OP_MLSTM, XH_INFER, &params, sizeof(params),
-             {q, k, v, i, f, state->S, state->z, state->m, h, state->S, state->z, state->m});
+             {q, k, v, i, f, state->S, state->z, state->m, start, h, state->S, state->z, state->m});
   return h;
 }
 
 Value Attention(Graph& graph, Value q, Value k, Value v, const std::vector<int32_t>& windows, int32_t sinks,
-                double scale, const AttentionCache* cache) {
+                double scale, const AttentionCache* cache, Value start) {
   xh_attention_params params{XH_SIZED(xh_attention_params), sinks,
                              static_cast<float>(scale),     static_cast<int32_t>(windows.size()),
                              graph.Intern(windows),         cache != nullptr ? cache->capacity : 0};
   OutputType output{graph.dtype(q), graph.shape(q), true};
-  if (cache == nullptr) return One(graph, XH_OP_ATTENTION, params, {q, k, v, kAbsent, kAbsent, kAbsent}, output);
+  if (cache == nullptr) return One(graph, XH_OP_ATTENTION, params, {q, k, v, kAbsent, kAbsent, kAbsent, start}, output);
   Value o = graph.Uninitialized(output);
-  graph.Emit(XH_OP_ATTENTION, XH_INFER, &params, sizeof(params), {q, k, v, cache->k, cache->v, cache->position, o});
+  graph.Emit(XH_OP_ATTENTION, XH_INFER, &params, sizeof(params),
+             {q, k, v, cache->k, cache->v, cache->position, start, o});
   return o;
 }
 

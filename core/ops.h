@@ -23,18 +23,19 @@ Value Mix(Graph& graph, Value o, Value x, Value y);
 struct MlstmState {
   Value S, z, m;  // f32 [B,H,n,d], [B,H,n], [B,H]; updated in place
 };
-// Without state: differentiable. With state: continues from it and updates it, not differentiable.
+// Without state: differentiable. With state: continues from it and updates it, not differentiable. start i32[B,T]: the
+// documents that rows are packed from, each a sequence of its own; absent: one a row. Backends refuse both together.
 Value Mlstm(Graph& graph, Value q, Value k, Value v, Value i, Value f, const xh_mlstm_params& params,
-            const MlstmState* state = nullptr);
+            const MlstmState* state = nullptr, Value start = kAbsent);
 
 struct AttentionCache {
   Value k, v;      // [B,C,d], updated in place
   Value position;  // i32[B]: tokens before this call
   int64_t capacity;
 };
-// windows: one a key/value head, 0 unlimited. With a cache: continues from it, not differentiable.
+// windows: one a key/value head, 0 unlimited. With a cache: continues from it, not differentiable. start as of Mlstm.
 Value Attention(Graph& graph, Value q, Value k, Value v, const std::vector<int32_t>& windows, int32_t sinks,
-                double scale, const AttentionCache* cache = nullptr);
+                double scale, const AttentionCache* cache = nullptr, Value start = kAbsent);
 // Slots C of a cache with these windows.
 int64_t AttentionCacheSlots(const std::vector<int32_t>& windows, int32_t sinks, int64_t capacity);
 

@@ -37,6 +37,9 @@ Refusal CheckCache(const Request& request, const attention::Shape& shape) {
   if (any && request.pass != XH_INFER) {
     return Unsupported(std::string("ATTENTION: a cache with ") + PassName(request.pass) + ", it goes with INFER only");
   }
+  if (any && Present(request.args[attention::kStart])) {
+    return Unsupported("ATTENTION: a cache with start, documents are packed into whole rows only");
+  }
   const int64_t needed = shape.FirstSlot(shape.kv_heads);
   if (any && shape.slots != needed) {
     return Invalid("ATTENTION: the cache has " + std::to_string(shape.slots) + " slots, its heads own " +
@@ -55,7 +58,8 @@ Refusal OpenAttention(const Request& request, std::unique_ptr<Plan>* out) {
                                     {"v", "BKTd", Type::kActivation, kNeeded},
                                     {"cache_k", "BCd", Type::kActivation, kOptional | kConstant},
                                     {"cache_v", "BCd", Type::kActivation, kOptional | kConstant},
-                                    {"position", "B", Type::kI32, kOptional | kConstant}},
+                                    {"position", "B", Type::kI32, kOptional | kConstant},
+                                    {"start", "BT", Type::kI32, kOptional | kConstant}},
                                    {{"o", "BHTd", Type::kActivation, kNeeded}}, &dims);
   xh_attention_params params = {};
   if (refusal.code == 0) refusal = Params("ATTENTION", request, &params);

@@ -8,12 +8,13 @@
 #include <vector>
 
 #include "backends/cpu/arguments.h"
+#include "backends/cpu/documents.h"
 #include "backends/cpu/tile_copy.h"
 
 namespace xh::cpu::XH_ISA::attention {
 
 // Arguments in order; the gradients that are not named here are absent.
-enum Slot { kQ, kK, kV, kCacheK, kCacheV, kPosition, kO, kDo, kDq, kDk, kDv };
+enum Slot { kQ, kK, kV, kCacheK, kCacheV, kPosition, kStart, kO, kDo, kDq, kDk, kDv };
 
 inline constexpr int64_t kKeys = 64;   // columns of a score tile
 inline constexpr int64_t kStrip = 16;  // query rows that are worked on at once

@@ -1,8 +1,9 @@
 // The exact backward pass, scores computed again from the saved log sums: with p = exp(score - log sum),
 //   dv_s = sum_t p_ts do_t         e_ts = p_ts (do_t.v_s - do_t.o_t)
 //   dq_t = scale sum_s e_ts k_s    dk_s = scale sum_t e_ts q_t
-// A block of keys visits the blocks of queries that see it. Blocks of one head are dealt out in `shares_` shares, each
-// with its own sum of dq; the sums are added in order, so that results do not depend on who was faster.
+// A block of keys visits the blocks of queries of its document that see it. Blocks of one head are dealt out in
+// `shares_` shares, each with its own sum of dq; the sums are added in order, so that results do not depend on who was
+// faster.
 #include "backends/cpu/attention.h"
 #include "backends/cpu/item_queue.h"
 
@@ -29,24 +30,31 @@ struct Tiles {
   }
 };
 
-// Keys [from, to): sinks of a windowed head apart from the others, because every later query sees them.
+// A document of a row: tokens [first, first + tokens). Positions below are positions in it.
+struct Document {
+  int64_t first, tokens;
+};
+
+// Keys [from, to) of a document: sinks of a windowed head apart from the others, because every later query sees them.
 struct KeyBlock {
+  Document document;
   int64_t from, to;
   bool sinks;
 };
 
-int64_t SinkBlocks(const Shape& s, int64_t kv_head) {
-  return s.windows[kv_head] == 0 ? 0 : (std::min(s.sinks, s.tokens) + kKeys - 1) / kKeys;
+// Keys of a document that are sinks of a windowed head.
+int64_t KeysApart(const Shape& s, int64_t kv_head, const Document& document) {
+  return s.windows[kv_head] == 0 ? 0 : std::min(s.sinks, document.tokens);
 }
-int64_t KeyBlocks(const Shape& s, int64_t kv_head) {
-  const int64_t apart = s.windows[kv_head] == 0 ? 0 : std::min(s.sinks, s.tokens);
-  return SinkBlocks(s, kv_head) + (s.tokens - apart + kKeys - 1) / kKeys;
+int64_t KeyBlocks(const Shape& s, int64_t kv_head, const Document& document) {
+  const int64_t apart = KeysApart(s, kv_head, document);
+  return (apart + kKeys - 1) / kKeys + (document.tokens - apart + kKeys - 1) / kKeys;
 }
-KeyBlock BlockOf(const Shape& s, int64_t kv_head, int64_t block) {
-  const int64_t sink_blocks = SinkBlocks(s, kv_head), apart = sink_blocks == 0 ? 0 : std::min(s.sinks, s.tokens);
-  if (block < sink_blocks) return {block * kKeys, std::min((block + 1) * kKeys, apart), true};
+KeyBlock BlockOf(const Shape& s, int64_t kv_head, const Document& document, int64_t block) {
+  const int64_t apart = KeysApart(s, kv_head, document), sink_blocks = (apart + kKeys - 1) / kKeys;
+  if (block < sink_blocks) return {document, block * kKeys, std::min((block + 1) * kKeys, apart), true};
   const int64_t from = apart + (block - sink_blocks) * kKeys;
-  return {from, std::min(from + kKeys, s.tokens), false};
+  return {document, from, std::min(from + kKeys, document.tokens), false};
 }
 
 class Backward final : public Plan {
@@ -71,6 +79,7 @@ class Backward final : public Plan {
   }
 
   void Run(const xh_tensor* args, void* workspace, void* saved) const override {
+    CheckStarts("ATTENTION", args[kStart]);
     const State at = {args, workspace, static_cast<const float*>(saved)};
     const int64_t groups = s_.batch * s_.kv_heads, pairs = s_.batch * s_.heads;
     const int64_t work = pairs * s_.tokens * s_.dim * 32;
@@ -87,13 +96,14 @@ class Backward final : public Plan {
     void* workspace;
     const float* log_sums;  // [pair, tokens]
   };
-  // One block of keys and the queries [from, from + tokens) of one head.
+  // One block of keys and the queries [from, from + tokens) of one head and the same document.
   struct Visit {
     KeyBlock keys;
     int64_t pair, from, tokens, window;
     float* dq;  // of these queries
 
     int64_t count() const { return keys.to - keys.from; }
+    int64_t token() const { return keys.document.first + from; }  // of the first query, in its row
     // Columns that the query at `position` sees.
     VisibleColumns Of(int64_t position, int64_t sinks) const {
       const int64_t oldest = window == 0 ? 0 : position - window + 1;
@@ -133,31 +143,40 @@ class Backward final : public Plan {
       std::memset(QuerySums(at, share, b * s_.heads + kv_head * s_.group()), 0,
                   static_cast<size_t>(s_.group() * s_.tokens * stride_) * 4);
     }
-    for (int64_t block = share; block < KeyBlocks(s_, kv_head); block += shares_) {
-      const KeyBlock keys = BlockOf(s_, kv_head, block);
-      LoadKeys(at, b, kv_head, keys, part);
-      VisitQueries(at, b, kv_head, keys, share, part);
-      const int64_t count = keys.to - keys.from;
-      const xh_tensor &dk = at.args[kDk], &dv = at.args[kDv];
-      if (wants_dk_) {
-        StoreTile(Tile(at, part, tiles_.dk), stride_, count, s_.dim, 1.0f, Accumulates(dk),
-                  HeadRows(dk, b, kv_head).From(keys.from));
-      }
-      if (wants_dv_) {
-        StoreTile(Tile(at, part, tiles_.dv), stride_, count, s_.dim, 1.0f, Accumulates(dv),
-                  HeadRows(dv, b, kv_head).From(keys.from));
-      }
+    const Documents documents(at.args[kStart], b);
+    int64_t skip = share;  // blocks of other shares before the next of this one
+    for (int64_t first = 0, end = 0; first < s_.tokens; first = end) {
+      end = documents.End(first, s_.tokens);
+      const Document document = {first, end - first};
+      const int64_t blocks = KeyBlocks(s_, kv_head, document);
+      for (; skip < blocks; skip += shares_) Keys(at, b, kv_head, BlockOf(s_, kv_head, document, skip), share, part);
+      skip -= blocks;
+    }
+  }
+
+  void Keys(const State& at, int64_t b, int64_t kv_head, const KeyBlock& keys, int64_t share, int part) const {
+    LoadKeys(at, b, kv_head, keys, part);
+    VisitQueries(at, b, kv_head, keys, share, part);
+    const int64_t count = keys.to - keys.from, token = keys.document.first + keys.from;
+    const xh_tensor &dk = at.args[kDk], &dv = at.args[kDv];
+    if (wants_dk_) {
+      StoreTile(Tile(at, part, tiles_.dk), stride_, count, s_.dim, 1.0f, Accumulates(dk),
+                HeadRows(dk, b, kv_head).From(token));
+    }
+    if (wants_dv_) {
+      StoreTile(Tile(at, part, tiles_.dv), stride_, count, s_.dim, 1.0f, Accumulates(dv),
+                HeadRows(dv, b, kv_head).From(token));
     }
   }
 
   void LoadKeys(const State& at, int64_t b, int64_t kv_head, const KeyBlock& keys, int part) const {
-    const int64_t count = keys.to - keys.from, key_stride = TileStride(kKeys);
-    const TileRows k = HeadRows(at.args[kK], b, kv_head).From(keys.from);
+    const int64_t count = keys.to - keys.from, key_stride = TileStride(kKeys), token = keys.document.first + keys.from;
+    const TileRows k = HeadRows(at.args[kK], b, kv_head).From(token);
     float* const k_transposed = Tile(at, part, tiles_.k_transposed);
     float* const v_transposed = Tile(at, part, tiles_.v_transposed);
     LoadTile(k, count, s_.dim, 1.0f, nullptr, Tile(at, part, tiles_.k), stride_);
     LoadTransposed(k, count, s_.dim, k_transposed, key_stride);
-    LoadTransposed(HeadRows(at.args[kV], b, kv_head).From(keys.from), count, s_.dim, v_transposed, key_stride);
+    LoadTransposed(HeadRows(at.args[kV], b, kv_head).From(token), count, s_.dim, v_transposed, key_stride);
     ZeroPadding(k_transposed, key_stride, s_.dim, count);
     ZeroPadding(v_transposed, key_stride, s_.dim, count);
     std::memset(Tile(at, part, tiles_.dk), 0, static_cast<size_t>(count * stride_) * 4);
@@ -166,23 +185,22 @@ class Backward final : public Plan {
 
   void VisitQueries(const State& at, int64_t b, int64_t kv_head, const KeyBlock& keys, int64_t share, int part) const {
     if (!Present(at.args[kDo])) return;
-    const int64_t window = s_.windows[kv_head];
-    const int64_t end = window == 0 || keys.sinks ? s_.tokens : std::min(s_.tokens, keys.to - 1 + window);
+    const int64_t window = s_.windows[kv_head], tokens = keys.document.tokens;
+    const int64_t end = window == 0 || keys.sinks ? tokens : std::min(tokens, keys.to - 1 + window);
     for (int64_t from = keys.from / kQueries * kQueries; from < end; from += kQueries) {
       for (int64_t head = kv_head * s_.group(); head < (kv_head + 1) * s_.group(); ++head) {
         const int64_t pair = b * s_.heads + head;
-        const Visit visit = {keys,   pair,
-                             from,   std::min(kQueries, s_.tokens - from),
-                             window, wants_dq_ ? QuerySums(at, share, pair) + from * stride_ : nullptr};
+        Visit visit = {keys, pair, from, std::min(kQueries, tokens - from), window, nullptr};
+        if (wants_dq_) visit.dq = QuerySums(at, share, pair) + visit.token() * stride_;
         Block(at, visit, part);
       }
     }
   }
 
   void Block(const State& at, const Visit& visit, int part) const {
-    LoadTile(QueryRows(at.args[kQ], visit.pair).From(visit.from), visit.tokens, s_.dim, s_.scale, nullptr,
+    LoadTile(QueryRows(at.args[kQ], visit.pair).From(visit.token()), visit.tokens, s_.dim, s_.scale, nullptr,
              Tile(at, part, tiles_.q), stride_);
-    LoadTile(QueryRows(at.args[kDo], visit.pair).From(visit.from), visit.tokens, s_.dim, 1.0f, nullptr,
+    LoadTile(QueryRows(at.args[kDo], visit.pair).From(visit.token()), visit.tokens, s_.dim, 1.0f, nullptr,
              Tile(at, part, tiles_.d_out), stride_);
     for (int64_t r = 0; r < visit.tokens; r += kStrip) Strip(at, visit, r, part);
     const int64_t key_stride = TileStride(kKeys);
@@ -222,7 +240,7 @@ class Backward final : public Plan {
       TileGemm(rows, to - from, s_.dim, Plain(Tile(at, part, tiles_.d_out) + r * stride_, stride_),
                Tile(at, part, tiles_.v_transposed) + from, key_stride, errors + from, key_stride, false);
     }
-    const int64_t token = visit.pair * s_.tokens + position;
+    const int64_t token = visit.pair * s_.tokens + visit.token() + r;
     const float* const products = At<float>(at.workspace, products_) + token;
     for (int64_t i = 0; i < rows; ++i) {
       Row(visit.Of(position + i, s_.sinks), from, to, count, at.log_sums[token + i], products[i],

@@ -72,6 +72,7 @@ class Forward final : public Plan {
 
   void Run(const xh_tensor* args, void* workspace, void* saved) const override {
     CheckPositions(s_, args[kPosition]);
+    CheckStarts("ATTENTION", args[kStart]);
     const int64_t groups = s_.batch * s_.kv_heads;
     const int parts = Parts(s_.threads, groups * blocks_, s_.batch * s_.heads * s_.tokens * s_.dim * 16);
     // Late blocks see most keys: they go first.
@@ -88,17 +89,27 @@ class Forward final : public Plan {
   }
 
  private:
-  // Queries [from, from + tokens) of this call, the first at position `position`.
+  // Queries [from, from + tokens) of this call, the first at position `position` of their document, which begins at
+  // token `document` of this call (with a cache: before it).
   struct Queries {
-    int64_t b, kv_head, from, tokens, position;
+    int64_t b, kv_head, document, from, tokens, position;
   };
 
   void Block(const xh_tensor* args, int64_t group, int64_t block, char* scratch, float* log_sums) const {
-    const int64_t b = group / s_.kv_heads, kv_head = group % s_.kv_heads, from = block * block_;
-    const int64_t start = PositionOf(args[kPosition], b);
-    const Queries queries = {b, kv_head, from, std::min(block_, s_.tokens - from), start + from};
+    const int64_t b = group / s_.kv_heads, kv_head = group % s_.kv_heads;
+    const int64_t start = PositionOf(args[kPosition], b), end = std::min((block + 1) * block_, s_.tokens);
+    const Documents documents(args[kStart], b);
+    for (int64_t from = block * block_, to = 0; from < end; from = to) {
+      to = documents.End(from, end);
+      const int64_t document = documents.First(from);
+      Attend(args, {b, kv_head, document, from, to - from, start + from - document}, start, scratch, log_sums);
+    }
+  }
+
+  // Queries of one document against all that they see.
+  void Attend(const xh_tensor* args, const Queries& queries, int64_t start, char* scratch, float* log_sums) const {
     LoadQueries(args[kQ], queries, scratch);
-    const KeyList keys(queries.position, queries.position + queries.tokens, s_.windows[kv_head], s_.sinks);
+    const KeyList keys(queries.position, queries.position + queries.tokens, s_.windows[queries.kv_head], s_.sinks);
     for (int64_t column = 0; column < keys.count; column += kKeys) {
       const int64_t count = std::min(kKeys, keys.count - column);
       LoadKeys(args, queries, start, keys, column, count, scratch);
@@ -143,7 +154,7 @@ class Forward final : public Plan {
   PositionRows Source(const xh_tensor* args, int current, int cache, const Queries& queries, int64_t start) const {
     const TileRows rows = HeadRows(args[current], queries.b, queries.kv_head);
     const TileRows cached = Present(args[cache]) ? CacheRows(s_, args[cache], queries.b, queries.kv_head) : rows;
-    return {cached, rows, start, s_.windows[queries.kv_head], s_.sinks};
+    return {cached, rows.From(queries.document), start, s_.windows[queries.kv_head], s_.sinks};
   }
 
   // Rows [r, r + kStrip) of one head against one tile of keys.

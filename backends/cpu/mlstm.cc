@@ -18,6 +18,12 @@ Refusal CheckState(const Request& request, int first, const char* names) {
   return {};
 }
 
+Refusal CheckDocuments(const Request& request) {
+  const bool state = Present(request.args[mlstm::kS]) || Present(request.args[mlstm::kSOut]);
+  if (!Present(request.args[mlstm::kStart]) || !state) return {};
+  return Unsupported("MLSTM: a state before or after with start, documents are packed into whole rows only");
+}
+
 Refusal CheckParameters(const xh_mlstm_params& params) {
   if (params.normalizer != XH_NORMALIZER_PLAIN && params.normalizer != XH_NORMALIZER_MAX) {
     return Invalid("MLSTM: normalizer is " + std::to_string(params.normalizer) + ", allowed is PLAIN (0) or MAX (1)");
@@ -40,7 +46,8 @@ Refusal OpenMlstm(const Request& request, std::unique_ptr<Plan>* out) {
                                     {"f", "BHT", Type::kF32, kNeeded | kAnyStride},
                                     {"S", "BHnd", Type::kF32, kOptional | kConstant},
                                     {"z", "BHn", Type::kF32, kOptional | kConstant},
-                                    {"m", "BH", Type::kF32, kOptional | kConstant}},
+                                    {"m", "BH", Type::kF32, kOptional | kConstant},
+                                    {"start", "BT", Type::kI32, kOptional | kConstant}},
                                    {{"h", "BHTd", Type::kActivation, kNeeded},
                                     {"S'", "BHnd", Type::kF32, kOptional | kConstant},
                                     {"z'", "BHn", Type::kF32, kOptional | kConstant},
@@ -51,6 +58,7 @@ Refusal OpenMlstm(const Request& request, std::unique_ptr<Plan>* out) {
   if (refusal.code == 0) refusal = CheckParameters(params);
   if (refusal.code == 0) refusal = CheckState(request, mlstm::kS, "S, z, m");
   if (refusal.code == 0 && request.pass != XH_BACKWARD) refusal = CheckState(request, mlstm::kSOut, "S', z', m'");
+  if (refusal.code == 0) refusal = CheckDocuments(request);
   if (refusal.code != 0) return refusal;
   if (dims['H'] % dims['K'] != 0) {
     return Invalid("MLSTM: H is " + std::to_string(dims['H']) + " and KV is " + std::to_string(dims['K']) +

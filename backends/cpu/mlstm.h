@@ -16,7 +16,7 @@ namespace mlstm {
 inline constexpr int64_t kLargestChunk = 256;
 
 // Arguments in order; the gradients that are not named here are absent.
-enum Slot { kQ, kK, kV, kI, kF, kS, kZ, kM, kH, kSOut, kZOut, kMOut, kDh, kDq = 16, kDk, kDv, kDi, kDf };
+enum Slot { kQ, kK, kV, kI, kF, kS, kZ, kM, kStart, kH, kSOut, kZOut, kMOut, kDh, kDq = 17, kDk, kDv, kDi, kDf };
 
 struct Shape {
   int64_t batch, heads, kv_heads, tokens;

@@ -83,6 +83,7 @@ class Backward final : public Plan {
   }
 
   void Run(const xh_tensor* args, void* workspace, void* saved) const override {
+    CheckStarts("MLSTM", args[kStart]);
     if (!Present(args[kDh])) return ZeroGradients(args);
     const State at = {args,
                       workspace,
@@ -111,7 +112,8 @@ class Backward final : public Plan {
 
   // One head's chunk while its gradients are computed.
   struct Chunk {
-    int64_t pair, index, tokens;
+    int64_t pair, index, first, tokens;
+    Documents documents;  // of its row
     ChunkView gates;
     const float *inverse, *denominator, *query_share;
     bool carried;    // there is a state before it
@@ -139,8 +141,7 @@ class Backward final : public Plan {
     double max = Present(m) ? static_cast<const float*>(m.data)[b * m.stride[0] + head * m.stride[1]]
                             : -std::numeric_limits<double>::infinity();
     for (int64_t c = 0; c < s_.chunks(); ++c) {
-      ChunkGates(at.args[kI], at.args[kF], b, head, c * s_.chunk, s_.ChunkTokens(c), pair, c, c * s_.chunk, &gates,
-                 &max);
+      ChunkGates(at.args, b, head, c * s_.chunk, s_.ChunkTokens(c), pair, c, c * s_.chunk, &gates, &max);
     }
   }
 
@@ -212,17 +213,20 @@ class Backward final : public Plan {
     LoadTransposed(HeadRows(at.args[kV], b, kv_head).From(c * s_.chunk), tokens, s_.columns, v, k_stride);
     ZeroPadding(v, k_stride, s_.columns, tokens);
     float* const dv = Tile(at, part, tiles_.dv);
+    const Documents documents(at.args[kStart], b);
     if (wants_dv_) std::memset(dv, 0, static_cast<size_t>(tokens * stride) * 4);
     for (int64_t head = kv_head * s_.group(); head < (kv_head + 1) * s_.group(); ++head) {
       const int64_t pair = b * s_.heads + head, first = c * s_.chunk;
       const Chunk chunk = {pair,
                            c,
+                           first,
                            tokens,
+                           documents,
                            ChunkView(at.gates, pair, first),
                            TokenRows(at, pair, kInverse) + first,
                            TokenRows(at, pair, kDenominator) + first,
                            TokenRows(at, pair, kQueryShare) + first,
-                           c > 0 || Present(at.args[kS]),
+                           c > 0 ? !documents.Begins(first) : Present(at.args[kS]),
                            c + 1 < s_.chunks()};
       LoadChunk(at, chunk, part);
       InsideChunk(at, chunk, part);
@@ -265,7 +269,8 @@ class Backward final : public Plan {
         float* const score = scores + r * stride;
         float* const error = errors + r * stride;
         const Vec shift = Set(chunk.denominator[from + r]);
-        ForWeights(chunk.gates, from + r, end, [&](int64_t s, Vec weights) {
+        const int64_t first = chunk.documents.First(chunk.first + from + r) - chunk.first;
+        ForWeights(chunk.gates, first, from + r, end, [&](int64_t s, Vec weights) {
           Store(score + s, weights * Load(score + s));
           Store(error + s, weights * (Load(error + s) + shift));
         });
@@ -348,10 +353,10 @@ class Backward final : public Plan {
 
   // di_s = k_s.dk_s. The log forget gate of token j decays every path from an input before j to an output from j on:
   // those that leave the chunk's end, <S, dS> there, and inside, outputs from j on less inputs from j on. Starting at
-  // the chunk's end keeps the sums short whatever the sequence's length.
+  // the chunk's end keeps the sums short whatever the sequence's length. No path crosses a border between documents.
   void GateGradients(const State& at, const Chunk& chunk, const float* dk, const float* k) const {
     const xh_tensor &di = at.args[kDi], &df = at.args[kDf];
-    const int64_t b = chunk.pair / s_.heads, head = chunk.pair % s_.heads, first = chunk.index * s_.chunk;
+    const int64_t b = chunk.pair / s_.heads, head = chunk.pair % s_.heads;
     const int64_t stride = TileStride(s_.features), padded = PaddedColumns(s_.features);
     double leaving = 0.0;
     if (Present(df) && chunk.continued) {
@@ -363,8 +368,9 @@ class Backward final : public Plan {
     for (int64_t s = chunk.tokens - 1; s >= 0; --s) {
       const float input = Dot(k + s * stride, dk + s * stride, padded);
       leaving += static_cast<double>(chunk.query_share[s]) - static_cast<double>(input);
-      PutGate(di, b, head, first + s, input);
-      PutGate(df, b, head, first + s, static_cast<float>(leaving) * chunk.gates.slope[s]);
+      if (chunk.documents.Begins(chunk.first + s)) leaving = 0.0;
+      PutGate(di, b, head, chunk.first + s, input);
+      PutGate(df, b, head, chunk.first + s, static_cast<float>(leaving) * chunk.gates.slope[s]);
     }
   }
 

@@ -1,4 +1,4 @@
-// Rows of the decay matrix inside a chunk: weight[u, w] = exp(x_w - M_u) for w <= u, 0 after.
+// Rows of the decay matrix inside a chunk: weight[u, w] = exp(x_w - M_u) for w <= u of u's document, 0 elsewhere.
 #ifndef XHYBRID_BACKENDS_CPU_MLSTM_DECAY_H_
 #define XHYBRID_BACKENDS_CPU_MLSTM_DECAY_H_
 
@@ -24,17 +24,26 @@ struct ChunkView {
         slope(gates.Row(pair, kSlope) + at) {}
 };
 
-// Calls body(w, weights of inputs w .. w + kLanes - 1 in output u) over [0, columns).
+// Calls body(w, weights of inputs w .. w + kLanes - 1 in output u) over [0, columns). Inputs before `first` belong to
+// other documents.
 template <class Body>
-inline void ForWeights(const ChunkView& gates, int64_t u, int64_t columns, Body body) {
+inline void ForWeights(const ChunkView& gates, int64_t first, int64_t u, int64_t columns, Body body) {
   const Vec high = Set(gates.max_high[u]), low = Set(gates.max_low[u]);
   int64_t w = 0;
   const auto weights = [&] { return Exp((Load(gates.input_high + w) - high) + (Load(gates.input_low + w) - low)); };
-  for (; w + kLanes <= u + 1; w += kLanes) body(w, weights());
-  if (w <= u) {
+  const auto seen = [&] {
     IVec lane;
     for (int j = 0; j < kLanes; ++j) lane[j] = j;
-    body(w, lane <= static_cast<int32_t>(u - w) ? weights() : Vec{});
+    return (lane >= static_cast<int32_t>(first - w)) & (lane <= static_cast<int32_t>(u - w));
+  };
+  for (; w + kLanes <= first; w += kLanes) body(w, Vec{});
+  if (w < first) {
+    body(w, seen() ? weights() : Vec{});
+    w += kLanes;
+  }
+  for (; w + kLanes <= u + 1; w += kLanes) body(w, weights());
+  if (w <= u) {
+    body(w, seen() ? weights() : Vec{});
     w += kLanes;
   }
   for (; w < columns; w += kLanes) body(w, Vec{});

@@ -52,6 +52,7 @@ class Forward final : public Plan {
   }
 
   void Run(const xh_tensor* args, void* workspace, void* saved) const override {
+    CheckStarts("MLSTM", args[kStart]);
     Stretch at = {args,
                   workspace,
                   {At<float>(workspace, gates_), At<float>(workspace, decay_), gate_stride_, stretch_},
@@ -110,14 +111,17 @@ class Forward final : public Plan {
     const int64_t head = pair % s_.heads;
     return HeadRows(x, pair / s_.heads, x.shape[1] == s_.heads ? head : head / s_.group()).From(chunk * s_.chunk);
   }
-  // Nothing is carried into the first chunk of a sequence without a state.
-  bool Empty(const Stretch& at, int64_t chunk) const { return at.first + chunk == 0 && !Present(at.args[kS]); }
+  // Nothing is carried into the first chunk of a sequence without a state, nor into one that begins with a document.
+  bool Empty(const Stretch& at, const Documents& documents, int64_t chunk) const {
+    if (at.first + chunk == 0) return !Present(at.args[kS]);
+    return documents.Begins((at.first + chunk) * s_.chunk);
+  }
 
   void FindGates(Stretch* at, int64_t pair, double* max) const {
     for (int64_t c = 0; c < at->count; ++c) {
       const int64_t chunk = at->first + c;
-      ChunkGates(at->args[kI], at->args[kF], pair / s_.heads, pair % s_.heads, chunk * s_.chunk, s_.ChunkTokens(chunk),
-                 pair, c, c * s_.chunk, &at->gates, max);
+      ChunkGates(at->args, pair / s_.heads, pair % s_.heads, chunk * s_.chunk, s_.ChunkTokens(chunk), pair, c,
+                 c * s_.chunk, &at->gates, max);
     }
   }
 
@@ -177,6 +181,8 @@ class Forward final : public Plan {
   // Tokens [from, from + rows) of a chunk.
   void OutputStrip(const Stretch& at, int64_t pair, int64_t c, int64_t from, int64_t rows, int part) const {
     const ChunkView gates(at.gates, pair, c * s_.chunk);
+    const Documents documents(at.args[kStart], pair / s_.heads);
+    const int64_t chunk_first = (at.first + c) * s_.chunk;
     const int64_t end = from + rows, padded = PaddedColumns(s_.columns);
     const int64_t q_stride = TileStride(s_.features), k_stride = TileStride(s_.chunk), stride = TileStride(s_.columns);
     const float* const q = Tile(at, part, tiles_.q) + from * q_stride;
@@ -184,7 +190,7 @@ class Forward final : public Plan {
     float* const out = Tile(at, part, tiles_.out);
     TileGemm(rows, end, s_.features, Plain(q, q_stride), Tile(at, part, tiles_.k_transposed), k_stride, scores,
              k_stride, false);
-    const bool empty = Empty(at, c);
+    const bool empty = Empty(at, documents, c);
     if (!empty) {
       TileGemm(rows, s_.columns, s_.features, Plain(q, q_stride), at.slots.Matrix(s_, pair, c), s_.stride(), out,
                stride, false);
@@ -193,7 +199,8 @@ class Forward final : public Plan {
     for (int64_t r = 0; r < rows; ++r) {
       Vec sum = Vec{};
       float* const row = scores + r * k_stride;
-      ForWeights(gates, from + r, end, [&](int64_t w, Vec weights) {
+      const int64_t first = documents.First(chunk_first + from + r) - chunk_first;
+      ForWeights(gates, first, from + r, end, [&](int64_t w, Vec weights) {
         const Vec score = weights * Load(row + w);
         Store(row + w, score);
         sum += score;
@@ -211,7 +218,7 @@ class Forward final : public Plan {
     TileGemm(rows, s_.columns, end, Plain(scores, k_stride), Tile(at, part, tiles_.v), stride, out, stride, !empty);
     StoreTile(out, stride, rows, s_.columns, 1.0f, false, Chunk(at.args[kH], pair, at.first + c).From(from));
     if (at.denominator == nullptr) return;
-    std::copy_n(denominator, rows, at.denominator + pair * s_.tokens + (at.first + c) * s_.chunk + from);
+    std::copy_n(denominator, rows, at.denominator + pair * s_.tokens + chunk_first + from);
   }
 
   Shape s_;

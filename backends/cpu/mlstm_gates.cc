@@ -1,6 +1,7 @@
 #include "backends/cpu/mlstm_gates.h"
 
 #include <cmath>
+#include <limits>
 
 namespace xh::cpu::XH_ISA::mlstm {
 namespace {
@@ -42,9 +43,8 @@ void ExpInPlace(float* row, int64_t count) {
   }
 }
 
-}  // namespace
-
-void ChunkGates(const xh_tensor& i, const xh_tensor& f, int64_t b, int64_t head, int64_t first, int64_t tokens,
+// ChunkGates of tokens that belong to one document.
+void PieceGates(const xh_tensor& i, const xh_tensor& f, int64_t b, int64_t head, int64_t first, int64_t tokens,
                 int64_t pair, int64_t chunk, int64_t at, Gates* gates, double* m) {
   const float* const in = static_cast<const float*>(i.data) + b * i.stride[0] + head * i.stride[1];
   const float* const forget = static_cast<const float*>(f.data) + b * f.stride[0] + head * f.stride[1];
@@ -84,6 +84,21 @@ void ChunkGates(const xh_tensor& i, const xh_tensor& f, int64_t b, int64_t head,
   ExpInPlace(floor, tokens);
   gates->decay[pair * gates->chunks + chunk] = std::exp(static_cast<float>(total + *m - after));
   *m = after;
+}
+
+}  // namespace
+
+void ChunkGates(const xh_tensor* args, int64_t b, int64_t head, int64_t first, int64_t tokens, int64_t pair,
+                int64_t chunk, int64_t at, Gates* gates, double* m) {
+  const Documents documents(args[kStart], b);
+  const int64_t end = first + tokens;
+  for (int64_t from = first, to = 0; from < end; from = to) {
+    to = documents.End(from, end);
+    if (documents.Begins(from)) *m = -std::numeric_limits<double>::infinity();
+    // The decay of the last piece stays: 0 where a document begins in the chunk, for its m is -inf.
+    PieceGates(args[kI], args[kF], b, head, from, to - from, pair, chunk, at + from - first, gates, m);
+    if (to < end) std::fill_n(gates->Row(pair, kKeep) + at + from - first, to - from, 0.0f);
+  }
 }
 
 StepGates TokenGates(float i, float f, double m) {

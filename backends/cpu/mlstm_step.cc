@@ -63,6 +63,7 @@ class Step final : public Plan {
   }
 
   void Run(const xh_tensor* args, void* workspace, void*) const override {
+    CheckStarts("MLSTM", args[kStart]);  // one token: there is nothing to cut
     const int parts = Parts(s_.threads, s_.pairs(), s_.pairs() * s_.state_floats());
     RunItems(parts, s_.pairs(), [&](int64_t pair, int part) {
       Pair(args, pair / s_.heads, pair % s_.heads, At<char>(workspace, part * scratch_));

@@ -92,7 +92,7 @@ class BenchJob : public Job {
     auto step = [&]() -> Status {
       LossSums sums = program->ZeroSums();
       XH_RETURN_IF_ERROR(optimizer->ZeroGradients());
-      XH_RETURN_IF_ERROR(program->Run(ids.data(), ids.data() + 1, 1.0f / static_cast<float>(tokens), &sums));
+      XH_RETURN_IF_ERROR(program->Run(ids.data(), ids.data() + 1, nullptr, 1.0f / static_cast<float>(tokens), &sums));
       XH_RETURN_IF_ERROR(optimizer->GradientNorm().status());
       return optimizer->Update(0, 1);
     };

@@ -70,7 +70,8 @@ Value BuildMixer(Graph& graph, const ModelConfig& config, int64_t layer, const B
                        Rope(graph, q, table, input.position),
                        Rope(graph, k, table, input.position),
                        v,
-                       state};
+                       state,
+                       input.start};
   const MixerKind* kind = FindMixerKind(mixer.kind);
   if (kind == nullptr) {
     graph.Fail(Internal("layer ", layer, " has the unknown mixer kind \"", mixer.kind, "\""));

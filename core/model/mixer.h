@@ -20,6 +20,7 @@ struct MixerContext {
   Value q_plain, k_plain;   // before RoPE, [B,H,T,d] and [B,KV,T,d]
   Value q, k, v;            // after RoPE
   const LayerState* state;  // NULL without carried state
+  Value start;              // i32[B,T] of rows packed from documents, or absent
 };
 
 struct StateSpec {

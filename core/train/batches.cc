@@ -96,7 +96,7 @@ const int32_t* BatchStream::Ahead(int64_t* count) {
   return documents_[current_].tokens.data() + at_;
 }
 
-void BatchStream::NextRow(int32_t* ids, int32_t* targets) {
+void BatchStream::NextRow(int32_t* ids, int32_t* targets, int32_t* starts) {
   int64_t filled = 0;
   while (filled < context_) {
     int64_t count = 0;
@@ -106,6 +106,8 @@ void BatchStream::NextRow(int32_t* ids, int32_t* targets) {
       ids[filled + i] = IdOf(tokens[i]);
       if (filled + i > 0) targets[filled + i - 1] = TargetOf(tokens[i]);
     }
+    // What Ahead gives never goes past the document's end.
+    if (starts != nullptr) std::fill_n(starts + filled, count, static_cast<int32_t>(filled));
     filled += count;
     at_ += count;
   }

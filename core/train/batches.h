@@ -15,7 +15,8 @@ inline constexpr int32_t kIgnoredTarget = -100;
 
 // One thread at a time.
 //
-// Documents follow one another without gaps; state and window run on inside a row (SPEC.md 4). The next document comes
+// Documents follow one another without gaps; state and window run on inside a row or not, as the step says (SPEC.md 4).
+// The next document comes
 // from the source that is furthest behind its share of the tokens, in an order shuffled anew for every pass through the
 // source. A row's targets are its tokens one on, so that the last one is the next row's first.
 class BatchStream {
@@ -24,8 +25,9 @@ class BatchStream {
   static StatusOr<BatchStream> Open(std::vector<Documents> sources, std::vector<double> weights, int64_t context,
                                     uint64_t seed);
 
-  // Writes one row: ids[context], and targets[context] with kIgnoredTarget where nothing is to be predicted.
-  void NextRow(int32_t* ids, int32_t* targets);
+  // Writes one row: ids[context]; targets[context] with kIgnoredTarget where nothing is to be predicted; and, unless
+  // NULL, starts[context], where in the row each token's document begins (0 where it began in a row before).
+  void NextRow(int32_t* ids, int32_t* targets, int32_t* starts = nullptr);
 
   int64_t context() const { return context_; }
   const std::vector<Documents>& sources() const { return documents_; }

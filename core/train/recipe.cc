@@ -24,6 +24,8 @@ const char kDistillSchema[] = R"json({"options": [
    "help": "of parameters and activations; bf16 keeps an f32 master copy of what trains"},
   {"name": "loss_on", "type": "text", "default": "all", "choices": ["all", "assistant"],
    "help": "tokens that the distillation loss counts: all, or the assistant's replies of chat rows"},
+  {"name": "reset_at_document", "type": "bool", "default": false,
+   "help": "state and window begin anew with every document of a row, the teacher's attention too; else they run on"},
   {"name": "max_bad_rows", "type": "int", "default": 10, "min": 0, "max": 1000000000,
    "help": "malformed rows a file that are skipped with a warning before the run stops"},
   {"name": "save_every", "type": "int", "default": 100, "min": 0, "max": 1000000000,
@@ -176,6 +178,7 @@ StatusOr<Recipe> ReadRecipe(const Registry& registry, const json& given) {
   recipe.seed = options["seed"].get<uint64_t>();
   recipe.dtype = options["dtype"] == "bf16" ? XH_BF16 : XH_F32;
   recipe.loss_on_assistant = options["loss_on"] == "assistant";
+  recipe.reset_at_document = options["reset_at_document"].get<bool>();
   recipe.max_bad_rows = options["max_bad_rows"].get<int64_t>();
   recipe.save_every = options["save_every"].get<int64_t>();
   recipe.keep = options["keep"].get<int64_t>();
@@ -195,11 +198,17 @@ json Recipe::Describe() const {
     steps.push_back(std::move(entry));
   }
   json student = start.empty() ? student_options : json(start);
-  return {{"teacher", teacher},         {"student", std::move(student)},
-          {"stages", std::move(steps)}, {"data", std::move(sources)},
-          {"context", context},         {"batch", batch},
-          {"micro_batch", micro_batch}, {"seed", seed},
-          {"dtype", DTypeName(dtype)},  {"loss_on", loss_on_assistant ? "assistant" : "all"}};
+  return {{"teacher", teacher},
+          {"student", std::move(student)},
+          {"stages", std::move(steps)},
+          {"data", std::move(sources)},
+          {"context", context},
+          {"batch", batch},
+          {"micro_batch", micro_batch},
+          {"seed", seed},
+          {"dtype", DTypeName(dtype)},
+          {"loss_on", loss_on_assistant ? "assistant" : "all"},
+          {"reset_at_document", reset_at_document}};
 }
 
 std::string FirstDifference(const json& now, const json& before) { return Difference(now, before, ""); }

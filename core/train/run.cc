@@ -234,6 +234,7 @@ json DistillRun::HistoryEntry() const {
           {"seed", recipe_.seed},
           {"dtype", DTypeName(recipe_.dtype)},
           {"loss_on", recipe_.loss_on_assistant ? "assistant" : "all"},
+          {"reset_at_document", recipe_.reset_at_document},
           {"teacher_crc32c", description_["teacher_crc32c"]},
           {"steps", steps},
           {"skipped_steps", trainer_->skipped()},

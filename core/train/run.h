@@ -82,7 +82,9 @@ class DistillRun {
   StatusOr<std::unique_ptr<StageTrainer>> MakeTrainer(int64_t stage, Student* student);
   Status PlanStages();
   nlohmann::json HistoryEntry() const;
-  BatchShape batch_shape() const { return {recipe_.batch, recipe_.micro_batch, recipe_.context}; }
+  BatchShape batch_shape() const {
+    return {recipe_.batch, recipe_.micro_batch, recipe_.context, recipe_.reset_at_document};
+  }
 
   std::shared_ptr<Runtime> runtime_;
   Recipe recipe_;

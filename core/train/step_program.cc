@@ -20,6 +20,7 @@ StepProgram::StepProgram(const Model& teacher, const Student& student, const Gra
   input_.tokens = shape.tokens;
   input_.dtype = shape.dtype;
   input_.ids = graph_.Input(XH_I32, {tokens});
+  if (shape.reset_at_document) input_.start = graph_.Input(XH_I32, {shape.rows, shape.tokens});
   targets_ = graph_.Input(XH_I32, {tokens, 1});
   scale_ = graph_.Input(XH_F32, {1});
   // Sequences begin at position 0. Constants get their content once, after Compile.
@@ -151,10 +152,12 @@ Value StepProgram::LogProbabilities(Value logits, Value values, int32_t top_k) {
 
 // ---- run ----
 
-Status StepProgram::Run(const int32_t* ids, const int32_t* targets, float scale, LossSums* sums) {
+Status StepProgram::Run(const int32_t* ids, const int32_t* targets, const int32_t* starts, float scale,
+                        LossSums* sums) {
   const int64_t bytes = shape_.rows * shape_.tokens * static_cast<int64_t>(sizeof(int32_t));
   XH_RETURN_IF_ERROR(graph_.Write(input_.ids, ids, bytes));
   XH_RETURN_IF_ERROR(graph_.Write(targets_, targets, bytes));
+  if (shape_.reset_at_document) XH_RETURN_IF_ERROR(graph_.Write(input_.start, starts, bytes));
   XH_RETURN_IF_ERROR(graph_.Write(scale_, &scale, sizeof(scale)));
   XH_RETURN_IF_ERROR(graph_.Run());
   for (size_t i = 0; i < sums_.size(); ++i) {

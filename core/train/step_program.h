@@ -18,6 +18,8 @@ struct StepShape {
   int64_t rows = 1;         // B: rows of a micro-batch
   int64_t tokens = 1;       // T: tokens of a row
   xh_dtype dtype = XH_F32;  // of activations
+  // Teacher and student take every document of a row as a sequence of its own; else a row is one sequence.
+  bool reset_at_document = false;
 };
 
 // What a loss adds up over the rows run; the caller divides.
@@ -41,9 +43,10 @@ class StepProgram {
                                                       const GradientOf& gradient_of, const DeclaredLoss& loss,
                                                       const StepShape& shape);
 
-  // Runs one micro-batch: ids and targets [B*T] (negative targets are ignored). Gradients of `scale` times the summed
-  // loss are added to those there are, the sums to *sums (as ZeroSums gives them).
-  Status Run(const int32_t* ids, const int32_t* targets, float scale, LossSums* sums);
+  // Runs one micro-batch: ids and targets [B*T] (negative targets are ignored), and starts [B*T] as
+  // BatchStream::NextRow gives them, read with reset_at_document only. Gradients of `scale` times the summed loss are
+  // added to those there are, the sums to *sums (as ZeroSums gives them).
+  Status Run(const int32_t* ids, const int32_t* targets, const int32_t* starts, float scale, LossSums* sums);
   LossSums ZeroSums() const { return zero_sums_; }
   int64_t arena_bytes() const { return graph_.arena_bytes(); }
   void Profile(std::map<std::string, OpTime>* times) { graph_.Profile(times); }

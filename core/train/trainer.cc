@@ -10,6 +10,7 @@ namespace xh {
 StageTrainer::StageTrainer(StageRecipe recipe, const BatchShape& shape) : recipe_(std::move(recipe)), shape_(shape) {
   ids_.resize(static_cast<size_t>(shape.rows * shape.tokens));
   targets_.resize(ids_.size());
+  starts_.resize(ids_.size());
 }
 
 StatusOr<std::unique_ptr<StageTrainer>> StageTrainer::Create(const Model& teacher, Student* student,
@@ -34,8 +35,9 @@ StatusOr<std::unique_ptr<StageTrainer>> StageTrainer::Create(const Model& teache
   XH_ASSIGN_OR_RETURN(trainer->optimizer_, Optimizer::Create(teacher.device, trained, recipe.adamw));
   const Optimizer* optimizer = trainer->optimizer_.get();
   auto gradient_of = [optimizer](const std::string& name) { return optimizer->GradientOf(name); };
-  StatusOr<std::unique_ptr<StepProgram>> program = StepProgram::Build(teacher, *student, gradient_of, declaration.loss,
-                                                                      {shape.micro_rows, shape.tokens, activations});
+  StatusOr<std::unique_ptr<StepProgram>> program =
+      StepProgram::Build(teacher, *student, gradient_of, declaration.loss,
+                         {shape.micro_rows, shape.tokens, activations, shape.reset_at_document});
   if (!program.ok()) return Annotate(program.status(), where);
   trainer->program_ = *std::move(program);
   return trainer;
@@ -56,7 +58,8 @@ double StageTrainer::LossOf(const LossSums& sums, double scale) const {
 // pass.
 Status StageTrainer::RunBatch(BatchStream& batches, StepMetrics* metrics) {
   for (int64_t row = 0; row < shape_.rows; ++row) {
-    batches.NextRow(ids_.data() + row * shape_.tokens, targets_.data() + row * shape_.tokens);
+    const int64_t at = row * shape_.tokens;
+    batches.NextRow(ids_.data() + at, targets_.data() + at, starts_.data() + at);
   }
   const bool distills = declaration_.loss.op == XH_OP_DISTILL_LOSS;
   metrics->targets = shape_.rows * shape_.tokens;
@@ -68,8 +71,8 @@ Status StageTrainer::RunBatch(BatchStream& batches, StepMetrics* metrics) {
   XH_RETURN_IF_ERROR(optimizer_->ZeroGradients());
   for (int64_t row = 0; row < shape_.rows; row += shape_.micro_rows) {
     const int64_t at = row * shape_.tokens;
-    XH_RETURN_IF_ERROR(
-        program_->Run(ids_.data() + at, targets_.data() + at, static_cast<float>(scale), &metrics->sums));
+    XH_RETURN_IF_ERROR(program_->Run(ids_.data() + at, targets_.data() + at, starts_.data() + at,
+                                     static_cast<float>(scale), &metrics->sums));
   }
   metrics->loss = LossOf(metrics->sums, scale);
   return absl::OkStatus();

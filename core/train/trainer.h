@@ -17,6 +17,7 @@ struct BatchShape {
   int64_t rows = 1;        // of a step
   int64_t micro_rows = 1;  // of a forward and backward; divides rows
   int64_t tokens = 1;      // of a row
+  bool reset_at_document = false;
 };
 
 struct StepMetrics {
@@ -68,7 +69,7 @@ class StageTrainer {
   StageDeclaration declaration_;
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<StepProgram> program_;
-  std::vector<int32_t> ids_, targets_;  // of a batch, [rows, tokens]
+  std::vector<int32_t> ids_, targets_, starts_;  // of a batch, [rows, tokens]
   int64_t step_ = 0;
   int64_t skipped_ = 0;
   int64_t skipped_in_a_row_ = 0;

@@ -49,13 +49,14 @@ class Decoder {
     args.push_back(cache_k_);
     args.push_back(cache_v_);
     args.push_back(Of(XH_I32, {s.batch}, Doubles(position.begin(), position.end())));
+    args.push_back(Absent());
     args.push_back(Output(args[0].dtype, args[0].shape));
     MustRun(op, XH_INFER, &args);
     cache_k_ = args[3];
     cache_v_ = args[4];
     Arg whole = Output(XH_F32, {s.batch, s.heads, s.tokens, s.dim});
     whole.values = sequence_.expected;
-    EXPECT_LE(RelativeError(args[6].values, Slice(whole, position, count).values), tolerance)
+    EXPECT_LE(RelativeError(args[7].values, Slice(whole, position, count).values), tolerance)
         << count << " tokens at position " << position[0];
   }
 

@@ -10,7 +10,7 @@ class AttentionGolden : public testing::TestWithParam<const char*> {};
 
 TEST_P(AttentionGolden, OutputsAndGradientsAgree) {
   const Vectors file(std::string("kernels/attention_") + GetParam() + ".safetensors");
-  const std::vector<Arg> inputs = {file["q"], file["k"], file["v"], Absent(), Absent(), Absent()};
+  const std::vector<Arg> inputs = {file["q"], file["k"], file["v"], Absent(), Absent(), Absent(), Absent()};
   const std::vector<int64_t>&q = inputs[0].shape, &k = inputs[1].shape;
   const AttentionSize s = {q[0],
                            q[1],

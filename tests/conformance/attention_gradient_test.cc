@@ -13,7 +13,8 @@ Case AttentionCase(const AttentionSize& s, xh_dtype dtype = XH_F32) {
   c.Params(s.Params());
   c.inputs = AttentionInputs(s, dtype);
   c.outputs = {Output(dtype, {s.batch, s.heads, s.tokens, s.dim})};
-  c.needs_inputs = c.differentiable = 7;
+  c.needs_inputs = 0x47;
+  c.differentiable = 7;
   c.needs_outputs = 1;
   c.forward = [&s](const std::vector<Doubles>& in) { return AttentionOracle(s, in); };
   return c;

@@ -27,7 +27,7 @@ struct AttentionSize {
   }
 };
 
-// q, k, v (and the absent cache) -> o.
+// q, k, v (the absent cache and its position) and start, where rows are packed from documents -> o.
 inline std::vector<Doubles> AttentionOracle(const AttentionSize& s, const std::vector<Doubles>& in) {
   const size_t d = static_cast<size_t>(s.dim), tokens = static_cast<size_t>(s.tokens);
   const size_t heads = static_cast<size_t>(s.heads), kv_heads = static_cast<size_t>(s.kv_heads);
@@ -37,9 +37,11 @@ inline std::vector<Doubles> AttentionOracle(const AttentionSize& s, const std::v
     const size_t kv_head = pair % heads / (heads / kv_heads), kv = pair / heads * kv_heads + kv_head;
     const size_t window = static_cast<size_t>(s.windows[kv_head]);
     for (size_t t = 0; t < tokens; ++t) {
+      const bool packed = in.size() > 6 && !in[6].empty();
+      const size_t start = packed ? static_cast<size_t>(in[6][pair / heads * tokens + t]) : 0;
       std::vector<size_t> visible;
-      for (size_t p = 0; p <= t; ++p) {
-        if (window == 0 || t - p < window || p < sinks) visible.push_back(p);
+      for (size_t p = start; p <= t; ++p) {
+        if (window == 0 || t - p < window || p - start < sinks) visible.push_back(p);
       }
       Doubles scores;
       for (size_t p : visible) {
@@ -66,6 +68,7 @@ inline std::vector<Arg> AttentionInputs(const AttentionSize& s, xh_dtype dtype, 
           Random(dtype, {s.batch, s.kv_heads, s.tokens, s.dim}, seed + 2),
           Absent(),
           Absent(),
+          Absent(),
           Absent()};
 }
 
@@ -74,7 +77,7 @@ inline Doubles RunAttention(const AttentionSize& s, xh_pass pass, const std::vec
   std::vector<Arg> args = inputs;
   args.push_back(Output(inputs[0].dtype, inputs[0].shape));
   MustRun(op, pass, &args);
-  return args[6].values;
+  return args[7].values;
 }
 
 // Gradients dq, dk, dv for the gradient `d_out` of o.
@@ -86,9 +89,9 @@ inline std::vector<Doubles> AttentionGradients(const AttentionSize& s, const std
   MustRun(op, XH_FORWARD, &args);
   args.push_back(d_out);
   for (size_t i = 0; i < 3; ++i) args.push_back(Output(inputs[i].dtype, inputs[i].shape));
-  args.resize(14);
+  args.resize(16);
   MustRun(op, XH_BACKWARD, &args);
-  return {args[8].values, args[9].values, args[10].values};
+  return {args[9].values, args[10].values, args[11].values};
 }
 
 }  // namespace xh::test

@@ -181,9 +181,9 @@ Counts CountsOf(xh_op op) {
     case XH_OP_TOP_K:
       return {1, 2};
     case XH_OP_MLSTM:
-      return {8, 4};
+      return {9, 4};
     case XH_OP_ATTENTION:
-      return {6, 1};
+      return {7, 1};
     case XH_OP_HEAD_GATE:
     case XH_OP_DISTILL_LOSS:
       return {5, 1};

@@ -154,19 +154,19 @@ class HybridMixer : public testing::TestWithParam<const char*> {
                                            static_cast<int32_t>(kv_heads_),
                                            windows_.data(),
                                            0};
-    nodes_["window"] = std::make_unique<Node>(XH_OP_ATTENTION, Bytes(attention),
-                                              std::vector<Arg>{rotated_q, rotated_k, v, Absent(), Absent(), Absent()},
-                                              per_head, 0x47u);
+    nodes_["window"] = std::make_unique<Node>(
+        XH_OP_ATTENTION, Bytes(attention),
+        std::vector<Arg>{rotated_q, rotated_k, v, Absent(), Absent(), Absent(), Absent()}, per_head, 0x87u);
     const xh_feature_map_params softmax = {XH_SIZED(xh_feature_map_params), XH_FEATURE_SOFTMAX};
     nodes_["phi_q"] = std::make_unique<Node>(XH_OP_FEATURE_MAP, Bytes(softmax),
                                              std::vector<Arg>{rotated_q, Get("phi_q")}, per_head, 7u);
     nodes_["phi_k"] = std::make_unique<Node>(XH_OP_FEATURE_MAP, Bytes(softmax),
                                              std::vector<Arg>{rotated_k, Get("phi_k")}, per_head, 7u);
     const xh_mlstm_params mlstm = {XH_SIZED(xh_mlstm_params), XH_NORMALIZER_PLAIN, 1.0f, 0};
-    nodes_["mlstm"] = std::make_unique<Node>(
-        XH_OP_MLSTM, Bytes(mlstm),
-        std::vector<Arg>{nodes_["phi_q"]->out(), nodes_["phi_k"]->out(), v, i, f, Absent(), Absent(), Absent()},
-        per_head, 0x11fu, 4);
+    nodes_["mlstm"] = std::make_unique<Node>(XH_OP_MLSTM, Bytes(mlstm),
+                                             std::vector<Arg>{nodes_["phi_q"]->out(), nodes_["phi_k"]->out(), v, i, f,
+                                                              Absent(), Absent(), Absent(), Absent()},
+                                             per_head, 0x21fu, 4);
     nodes_["h"] = std::make_unique<Node>(
         XH_OP_MIX, "", std::vector<Arg>{nodes_["o"]->out(), nodes_["mlstm"]->out(), nodes_["window"]->out()}, per_head,
         7u);

@@ -76,6 +76,16 @@ class Device {
     return x;
   }
 
+  // `start` of rows packed from documents of `length` tokens.
+  xh_tensor Starts(int64_t batch, int64_t tokens, int64_t length) {
+    xh_tensor x = Packed({batch, tokens}, 0.0f, 0.0f);
+    x.dtype = XH_I32;
+    for (int64_t e = 0; e < batch * tokens; ++e) {
+      static_cast<int32_t*>(x.data)[e] = static_cast<int32_t>(e % tokens / length * length);
+    }
+    return x;
+  }
+
   // Fastest of `repeats` runs in seconds.
   template <class P>
   double Time(xh_op op, xh_pass pass, const P& params, const std::vector<xh_tensor>& args, int repeats) {
@@ -125,8 +135,11 @@ void Print(const std::string& name, const char* pass, double seconds, double ope
   std::printf("%-52s %-8s %9.3f ms %7.1f GFLOP/s\n", name.c_str(), pass, seconds * 1e3, operations / seconds * 1e-9);
 }
 
+std::string Packing(int64_t documents) { return documents == 0 ? "" : " in " + std::to_string(documents); }
+
 struct MlstmShape {
   int64_t b, h, kv, t, n, d;
+  int64_t documents = 0;  // that each row is packed from; 0: not packed
 };
 
 void TimeMlstm(const MlstmShape& s, int threads, int repeats) {
@@ -136,11 +149,13 @@ void TimeMlstm(const MlstmShape& s, int threads, int repeats) {
       device.TokenMajor(s.b, s.h, s.t, s.n, 0.0f, 0.1f), device.TokenMajor(s.b, s.h, s.t, s.n, 0.0f, 0.1f),
       device.TokenMajor(s.b, s.kv, s.t, s.d, -1.0f, 1.0f), device.TokenMajor(s.b, s.h, s.t, 0, -1.0f, 1.0f),
       device.TokenMajor(s.b, s.h, s.t, 0, 3.0f, 6.0f)};
-  args.resize(8);
+  args.resize(9);
+  if (s.documents > 0) args[8] = device.Starts(s.b, s.t, s.t / s.documents);
   args.push_back(device.TokenMajor(s.b, s.h, s.t, s.d, 0.0f, 0.0f));
-  args.resize(12);
+  args.resize(13);
   const std::string name = "mlstm B" + std::to_string(s.b) + " H" + std::to_string(s.h) + " KV" + std::to_string(s.kv) +
-                           " T" + std::to_string(s.t) + " n" + std::to_string(s.n) + " d" + std::to_string(s.d);
+                           " T" + std::to_string(s.t) + " n" + std::to_string(s.n) + " d" + std::to_string(s.d) +
+                           Packing(s.documents);
   // In chunks of 64: inside a chunk the products up to the diagonal, across chunks those with the state.
   const double tokens = static_cast<double>(s.b * s.h * s.t), chunk = 65.0;
   const double n = static_cast<double>(s.n), d = static_cast<double>(s.d);
@@ -149,25 +164,29 @@ void TimeMlstm(const MlstmShape& s, int threads, int repeats) {
   Print(name, "infer", device.Time(XH_OP_MLSTM, XH_INFER, params, args, repeats), forward);
   Print(name, "forward", device.Time(XH_OP_MLSTM, XH_FORWARD, params, args, repeats), forward);
   args.push_back(device.TokenMajor(s.b, s.h, s.t, s.d, -1.0f, 1.0f));
-  args.resize(16);
+  args.resize(17);
   for (size_t i = 0; i < 5; ++i) {
     xh_tensor gradient = args[i];
     gradient.data = device.Allocate(gradient.shape[0] * gradient.stride[0] * 4);
     args.push_back(gradient);
   }
-  args.resize(24);
+  args.resize(26);
   Print(name, "backward", device.Time(XH_OP_MLSTM, XH_BACKWARD, params, args, repeats), backward);
 }
 
 void TimeStep(const MlstmShape& s, int threads, int repeats) {
   Device device(threads);
   const xh_mlstm_params params = {XH_SIZED(xh_mlstm_params), XH_NORMALIZER_PLAIN, 1.0f, 0};
-  std::vector<xh_tensor> args = {
-      device.TokenMajor(s.b, s.h, 1, s.n, 0.0f, 0.1f),   device.TokenMajor(s.b, s.h, 1, s.n, 0.0f, 0.1f),
-      device.TokenMajor(s.b, s.kv, 1, s.d, -1.0f, 1.0f), device.TokenMajor(s.b, s.h, 1, 0, -1.0f, 1.0f),
-      device.TokenMajor(s.b, s.h, 1, 0, 3.0f, 6.0f),     device.Packed({s.b, s.h, s.n, s.d}, -1.0f, 1.0f),
-      device.Packed({s.b, s.h, s.n}, 0.5f, 1.0f),        device.Packed({s.b, s.h}, 0.0f, 1.0f),
-      device.TokenMajor(s.b, s.h, 1, s.d, 0.0f, 0.0f)};
+  std::vector<xh_tensor> args = {device.TokenMajor(s.b, s.h, 1, s.n, 0.0f, 0.1f),
+                                 device.TokenMajor(s.b, s.h, 1, s.n, 0.0f, 0.1f),
+                                 device.TokenMajor(s.b, s.kv, 1, s.d, -1.0f, 1.0f),
+                                 device.TokenMajor(s.b, s.h, 1, 0, -1.0f, 1.0f),
+                                 device.TokenMajor(s.b, s.h, 1, 0, 3.0f, 6.0f),
+                                 device.Packed({s.b, s.h, s.n, s.d}, -1.0f, 1.0f),
+                                 device.Packed({s.b, s.h, s.n}, 0.5f, 1.0f),
+                                 device.Packed({s.b, s.h}, 0.0f, 1.0f),
+                                 xh_tensor{},
+                                 device.TokenMajor(s.b, s.h, 1, s.d, 0.0f, 0.0f)};
   for (size_t i = 5; i < 8; ++i) args.push_back(args[i]);
   const double seconds = device.Time(XH_OP_MLSTM, XH_INFER, params, args, repeats * 20);
   std::printf("mlstm step B%lld H%lld n%lld d%lld %38.1f us %8.1f GB/s\n", static_cast<long long>(s.b),
@@ -178,6 +197,7 @@ void TimeStep(const MlstmShape& s, int threads, int repeats) {
 struct AttentionShape {
   int64_t b, h, kv, t, d;
   int32_t window, sinks;
+  int64_t documents = 0;  // that each row is packed from; 0: not packed
 };
 
 void TimeAttention(const AttentionShape& s, int threads, int repeats) {
@@ -188,16 +208,20 @@ void TimeAttention(const AttentionShape& s, int threads, int repeats) {
   std::vector<xh_tensor> args = {device.TokenMajor(s.b, s.h, s.t, s.d, -1.0f, 1.0f),
                                  device.TokenMajor(s.b, s.kv, s.t, s.d, -1.0f, 1.0f),
                                  device.TokenMajor(s.b, s.kv, s.t, s.d, -1.0f, 1.0f)};
-  args.resize(6);
+  args.resize(7);
+  if (s.documents > 0) args[6] = device.Starts(s.b, s.t, s.t / s.documents);
   args.push_back(device.TokenMajor(s.b, s.h, s.t, s.d, 0.0f, 0.0f));
   double visible = 0.0;
   for (int64_t t = 0; t < s.t; ++t) {
-    for (int64_t p = 0; p <= t; ++p) visible += s.window == 0 || t - p < s.window || p < s.sinks ? 1.0 : 0.0;
+    const int64_t start = s.documents == 0 ? 0 : t / (s.t / s.documents) * (s.t / s.documents);
+    for (int64_t p = start; p <= t; ++p) {
+      visible += s.window == 0 || t - p < s.window || p - start < s.sinks ? 1.0 : 0.0;
+    }
   }
   const double product = 2.0 * visible * static_cast<double>(s.b * s.h * s.d);
   const std::string name = "attention B" + std::to_string(s.b) + " H" + std::to_string(s.h) + " KV" +
                            std::to_string(s.kv) + " T" + std::to_string(s.t) + " d" + std::to_string(s.d) + " window " +
-                           std::to_string(s.window);
+                           std::to_string(s.window) + Packing(s.documents);
   Print(name, "forward", device.Time(XH_OP_ATTENTION, XH_FORWARD, params, args, repeats), 2.0 * product);
   args.push_back(device.TokenMajor(s.b, s.h, s.t, s.d, -1.0f, 1.0f));
   for (size_t i = 0; i < 3; ++i) {
@@ -205,7 +229,7 @@ void TimeAttention(const AttentionShape& s, int threads, int repeats) {
     gradient.data = device.Allocate(gradient.shape[0] * gradient.stride[0] * 4);
     args.push_back(gradient);
   }
-  args.resize(14);
+  args.resize(16);
   Print(name, "backward", device.Time(XH_OP_ATTENTION, XH_BACKWARD, params, args, repeats), 5.0 * product);
 }
 
@@ -215,11 +239,14 @@ void TimeDecode(const AttentionShape& s, int threads, int repeats) {
   const int64_t each = s.window == 0 ? s.t : s.window + s.sinks;
   const xh_attention_params params = {XH_SIZED(xh_attention_params), s.sinks,        0.125f,
                                       static_cast<int32_t>(s.kv),    windows.data(), s.t};
-  std::vector<xh_tensor> args = {
-      device.TokenMajor(s.b, s.h, 1, s.d, -1.0f, 1.0f),    device.TokenMajor(s.b, s.kv, 1, s.d, -1.0f, 1.0f),
-      device.TokenMajor(s.b, s.kv, 1, s.d, -1.0f, 1.0f),   device.Packed({s.b, s.kv * each, s.d}, -1.0f, 1.0f),
-      device.Packed({s.b, s.kv * each, s.d}, -1.0f, 1.0f), device.Packed({s.b}, 0.0f, 0.0f),
-      device.TokenMajor(s.b, s.h, 1, s.d, 0.0f, 0.0f)};
+  std::vector<xh_tensor> args = {device.TokenMajor(s.b, s.h, 1, s.d, -1.0f, 1.0f),
+                                 device.TokenMajor(s.b, s.kv, 1, s.d, -1.0f, 1.0f),
+                                 device.TokenMajor(s.b, s.kv, 1, s.d, -1.0f, 1.0f),
+                                 device.Packed({s.b, s.kv * each, s.d}, -1.0f, 1.0f),
+                                 device.Packed({s.b, s.kv * each, s.d}, -1.0f, 1.0f),
+                                 device.Packed({s.b}, 0.0f, 0.0f),
+                                 xh_tensor{},
+                                 device.TokenMajor(s.b, s.h, 1, s.d, 0.0f, 0.0f)};
   args[5].dtype = XH_I32;
   for (int64_t b = 0; b < s.b; ++b) static_cast<int32_t*>(args[5].data)[b] = static_cast<int32_t>(s.t - 1);
   const double seconds = device.Time(XH_OP_ATTENTION, XH_INFER, params, args, repeats * 20);
@@ -237,15 +264,17 @@ int main(int argc, char** argv) {
   const int repeats = argc > 2 ? std::atoi(argv[2]) : 10;
   using xh::test::AttentionShape;
   using xh::test::MlstmShape;
-  for (const MlstmShape& s : {MlstmShape{8, 3, 1, 512, 64, 64}, MlstmShape{8, 3, 1, 512, 128, 64},
-                              MlstmShape{1, 3, 1, 4096, 64, 64}, MlstmShape{2, 8, 8, 1024, 128, 128}}) {
+  for (const MlstmShape& s :
+       {MlstmShape{8, 3, 1, 512, 64, 64}, MlstmShape{8, 3, 1, 512, 128, 64}, MlstmShape{8, 3, 1, 512, 64, 64, 8},
+        MlstmShape{1, 3, 1, 4096, 64, 64}, MlstmShape{2, 8, 8, 1024, 128, 128}}) {
     xh::test::TimeMlstm(s, threads, repeats);
   }
   for (const MlstmShape& s : {MlstmShape{1, 3, 1, 1, 64, 64}, MlstmShape{1, 32, 8, 1, 128, 128}}) {
     xh::test::TimeStep(s, threads, repeats);
   }
   for (const AttentionShape& s : {AttentionShape{8, 3, 1, 512, 64, 512, 4}, AttentionShape{8, 3, 1, 512, 64, 64, 4},
-                                  AttentionShape{8, 3, 3, 512, 64, 0, 0}, AttentionShape{1, 8, 2, 4096, 128, 512, 4}}) {
+                                  AttentionShape{8, 3, 1, 512, 64, 64, 4, 8}, AttentionShape{8, 3, 3, 512, 64, 0, 0},
+                                  AttentionShape{1, 8, 2, 4096, 128, 512, 4}}) {
     xh::test::TimeAttention(s, threads, repeats);
   }
   for (const AttentionShape& s :

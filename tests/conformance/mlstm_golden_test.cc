@@ -20,6 +20,7 @@ class MlstmGolden : public testing::TestWithParam<Golden> {
     const bool state = std::string(GetParam().name) == "carried_state";
     for (const char* name : {"q", "k", "v", "i", "f"}) inputs_.push_back(file[name]);
     for (const char* name : {"S0", "z0", "m0"}) inputs_.push_back(state ? file[name] : Absent());
+    inputs_.push_back(Absent());  // start
     for (const char* name : {"h", "S", "z", "m"}) outputs_.push_back(file[name].values);
     for (const char* name : {"dq", "dk", "dv", "di", "df"}) gradients_.push_back(file[name].values);
     dh_ = file["dh"];

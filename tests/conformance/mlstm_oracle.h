@@ -16,7 +16,7 @@ struct MlstmSize {
   double scale = 1.0;
 };
 
-// Inputs q, k, v, i, f, S, z, m (the last three empty without a state) -> h, S', z', m'.
+// Inputs q, k, v, i, f, S, z, m (empty without a state), start (empty or absent: one document a row) -> h, S', z', m'.
 inline std::vector<Doubles> MlstmOracle(const MlstmSize& s, const std::vector<Doubles>& in) {
   const size_t pairs = static_cast<size_t>(s.batch * s.heads), n = static_cast<size_t>(s.features);
   const size_t d = static_cast<size_t>(s.columns), tokens = static_cast<size_t>(s.tokens);
@@ -32,6 +32,11 @@ inline std::vector<Doubles> MlstmOracle(const MlstmSize& s, const std::vector<Do
       m = in[7][pair];
     }
     for (size_t t = 0; t < tokens; ++t) {
+      if (in.size() > 8 && !in[8].empty() && in[8][pair / heads * tokens + t] == static_cast<double>(t)) {
+        std::fill(state.begin(), state.end(), 0.0);
+        std::fill(z.begin(), z.end(), 0.0);
+        m = -std::numeric_limits<double>::infinity();
+      }
       const double *q = &in[0][(pair * tokens + t) * n], *k = &in[1][(pair * tokens + t) * n];
       const double* v = &in[2][(kv * tokens + t) * d];
       const double i = in[3][pair * tokens + t], f = in[4][pair * tokens + t];
@@ -85,6 +90,7 @@ inline std::vector<Arg> MlstmInputs(const MlstmSize& s, xh_dtype dtype, bool sta
                          f,
                          Absent(),
                          Absent(),
+                         Absent(),
                          Absent()};
   if (!s.floored) {
     in[0] = Positive(in[0]);
@@ -117,7 +123,7 @@ inline std::vector<Doubles> RunMlstm(const MlstmSize& s, xh_pass pass, const std
   args.push_back(Output(inputs[0].dtype, {s.batch, s.heads, s.tokens, s.columns}));
   for (const Arg& arg : StateOutputs(s)) args.push_back(arg);
   MustRun(op, pass, &args);
-  return {args[8].values, args[9].values, args[10].values, args[11].values};
+  return {args[9].values, args[10].values, args[11].values, args[12].values};
 }
 
 // Gradients dq, dk, dv, di, df for the gradient `dh` of h.
@@ -126,15 +132,15 @@ inline std::vector<Doubles> MlstmGradients(const MlstmSize& s, const std::vector
   Op op(XH_OP_MLSTM, MlstmParams(s, chunk), threads);
   std::vector<Arg> args = inputs;
   args.push_back(Output(inputs[0].dtype, dh.shape));
-  args.resize(12);
+  args.resize(13);
   MustRun(op, XH_FORWARD, &args);
   args.push_back(dh);
-  args.resize(16);
+  args.resize(17);
   for (size_t i = 0; i < 5; ++i) args.push_back(Output(inputs[i].dtype, inputs[i].shape));
-  args.resize(24);
+  args.resize(26);
   MustRun(op, XH_BACKWARD, &args);
   std::vector<Doubles> gradients;
-  for (size_t i = 0; i < 5; ++i) gradients.push_back(args[16 + i].values);
+  for (size_t i = 0; i < 5; ++i) gradients.push_back(args[17 + i].values);
   return gradients;
 }
 

@@ -31,19 +31,20 @@ std::vector<Doubles> RunInPieces(const MlstmSize& s, const std::vector<Arg>& inp
     std::vector<Arg> args;
     for (size_t i = 0; i < 5; ++i) args.push_back(Slice(inputs[i], from, to));
     args.insert(args.end(), state.begin(), state.end());
+    args.push_back(Absent());
     args.push_back(Output(inputs[0].dtype, {s.batch, s.heads, to - from, s.columns}));
     for (const Arg& arg : StateOutputs(s)) args.push_back(arg);
     for (size_t i = 0; i < 3; ++i) {
-      if (state[i].dtype != 0) args[9 + i].alias = static_cast<int>(5 + i);
+      if (state[i].dtype != 0) args[10 + i].alias = static_cast<int>(5 + i);
     }
     MustRun(op, XH_INFER, &args);
     for (int64_t row = 0; row < s.batch * s.heads; ++row) {
       for (int64_t e = 0; e < (to - from) * s.columns; ++e) {
         h[static_cast<size_t>((row * s.tokens + from) * s.columns + e)] =
-            args[8].values[static_cast<size_t>(row * (to - from) * s.columns + e)];
+            args[9].values[static_cast<size_t>(row * (to - from) * s.columns + e)];
       }
     }
-    for (size_t i = 0; i < 3; ++i) state[i] = Of(XH_F32, args[9 + i].shape, args[9 + i].values);
+    for (size_t i = 0; i < 3; ++i) state[i] = Of(XH_F32, args[10 + i].shape, args[10 + i].values);
   }
   return {h, state[0].values, state[1].values, state[2].values};
 }
@@ -129,7 +130,7 @@ TEST(MlstmState, IncompleteArgumentsAreRefused) {
   const MlstmSize s = {1, 2, 2, 4, 4, 4};
   std::vector<Arg> args = MlstmInputs(s, XH_F32, true);
   args.push_back(Output(XH_F32, {1, 2, 4, 4}));
-  args.resize(12);
+  args.resize(13);
   xh_mlstm_params params = MlstmParams(s);
   Op op(XH_OP_MLSTM, params);
   EXPECT_EQ(op.Open(XH_INFER, args).code, 0);

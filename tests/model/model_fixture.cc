@@ -122,7 +122,8 @@ std::shared_ptr<const Model> RandomModel(const ModelConfig& config, uint32_t see
   return model;
 }
 
-Results Forward(const Model& model, const std::vector<int32_t>& ids, int64_t batch) {
+Results Forward(const Model& model, const std::vector<int32_t>& ids, int64_t batch,
+                const std::vector<int32_t>& starts) {
   Results results;
   const ModelConfig& config = model.config;
   Graph graph(model.device);
@@ -132,6 +133,7 @@ Results Forward(const Model& model, const std::vector<int32_t>& ids, int64_t bat
   input.ids = graph.Input(XH_I32, {static_cast<int64_t>(ids.size())});
   input.position = graph.Input(XH_I32, {batch});
   input.rope_table = graph.Input(XH_F32, RopeTableShape(config, input.tokens));
+  if (!starts.empty()) input.start = graph.Input(XH_I32, {batch, input.tokens});
   const Binder bind = FrozenBinder(model);
   const ForwardOutput output = BuildForward(graph, config, bind, input);
   const Value logits = BuildLogits(graph, config, bind, output.final_hidden);
@@ -147,6 +149,9 @@ Results Forward(const Model& model, const std::vector<int32_t>& ids, int64_t bat
   EXPECT_TRUE(graph.Write(input.ids, ids.data(), static_cast<int64_t>(ids.size() * sizeof(int32_t))).ok());
   EXPECT_TRUE(graph.Write(input.position, zeros.data(), static_cast<int64_t>(zeros.size() * sizeof(int32_t))).ok());
   EXPECT_TRUE(graph.Write(input.rope_table, table.data(), static_cast<int64_t>(table.size() * sizeof(float))).ok());
+  if (!starts.empty()) {
+    EXPECT_TRUE(graph.Write(input.start, starts.data(), static_cast<int64_t>(starts.size() * sizeof(int32_t))).ok());
+  }
   const Status run = graph.Run();
   EXPECT_TRUE(run.ok()) << run;
   results.logits = ReadValue(graph, logits);

@@ -38,13 +38,14 @@ std::vector<float> RandomValues(int64_t count, uint32_t seed);
 Weight NewWeight(const Model& model, const Shape& shape, const std::vector<float>& values);
 std::vector<float> ReadWeight(const Model& model, const std::string& name);
 
-// A whole forward of `batch` sequences of the same length.
+// A whole forward of `batch` sequences of the same length; `starts` as ForwardInput's start, empty: absent.
 struct Results {
   std::vector<std::vector<float>> hidden;     // [B*T, D]
   std::vector<std::vector<float>> mixer_out;  // [B*T, H*d]
   std::vector<float> logits;                  // [B*T, V]
 };
-Results Forward(const Model& model, const std::vector<int32_t>& ids, int64_t batch);
+Results Forward(const Model& model, const std::vector<int32_t>& ids, int64_t batch,
+                const std::vector<int32_t>& starts = {});
 
 double RelativeError(const std::vector<float>& got, const std::vector<float>& want);
 std::vector<float> RowOf(const std::vector<float>& matrix, int64_t row, int64_t width);

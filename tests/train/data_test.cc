@@ -272,6 +272,25 @@ TEST(Batches, TokensThatDoNotCountAreInputsAndIgnoredTargets) {
   EXPECT_THAT(targets, ElementsAre(kIgnoredTarget, 7, 8, kIgnoredTarget));
 }
 
+TEST(Batches, StartsAreWhereDocumentsBeginInTheRow) {
+  Documents documents;
+  documents.tokens = {1, 2, 3, 4, 5, 6, 7, 8, 9};
+  documents.starts = {0, 1, 3, 9};
+  BatchStream stream = *BatchStream::Open({documents}, {1}, 4, 0);
+  const auto document = [&](int32_t id) {
+    return std::upper_bound(documents.starts.begin(), documents.starts.end(), id - 1) - documents.starts.begin();
+  };
+  for (int row = 0; row < 9; ++row) {
+    int32_t ids[4], targets[4], starts[4];
+    stream.NextRow(ids, targets, starts);
+    EXPECT_EQ(starts[0], 0);
+    for (int t = 1; t < 4; ++t) {
+      const bool begins = document(ids[t]) != document(ids[t - 1]) || ids[t] != ids[t - 1] + 1;
+      EXPECT_EQ(starts[t], begins ? t : starts[t - 1]) << "row " << row << ", token " << t;
+    }
+  }
+}
+
 TEST(Batches, DataThatDoesNotFillARowIsRefused) {
   auto stream = BatchStream::Open({Numbered(0, 4, 4)}, {1}, 16, 0);
   EXPECT_THAT(Message(stream.status()), HasSubstr("holds 16 tokens; allowed: at least 17"));

@@ -48,7 +48,8 @@ Value MlstmBranch(Graph& graph, const MixerContext& context) {
   }
   Value i = Gate(graph, context, "input_gate");
   Value f = Gate(graph, context, "forget_gate");
-  return Mlstm(graph, q, k, context.v, i, f, params, context.state != nullptr ? &context.state->mlstm : nullptr);
+  return Mlstm(graph, q, k, context.v, i, f, params, context.state != nullptr ? &context.state->mlstm : nullptr,
+               context.start);
 }
 
 }  // namespace xh
