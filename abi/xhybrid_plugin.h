@@ -110,7 +110,7 @@ enum {
    * -> o[B,H,T,d].
    * The window is a number per key/value head; 0 is unlimited. needs q, k, v, start, o. xh_attention_params.
    * start, as of XH_OP_MLSTM: s >= start[b,t] only, and the sinks are the first of the document, s - start[b,t] <
-   * sinks. Positions need no change, for RoPE acts on differences. With a cache it is XH_UNSUPPORTED.
+   * sinks. q and k come rotated by whatever positions the caller chose. With a cache it is XH_UNSUPPORTED.
    * With a cache (INFER only) position[b] tokens came before; their keys and values are read from the cache and those
    * of this call are written to it. Head j owns slots: sinks + window of them where it has a window, `capacity` where
    * it has none, one head after the other. Position p lies in slot p if p < sinks or the window is 0, else in slot

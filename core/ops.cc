@@ -58,7 +58,9 @@ Value RmsNorm(Graph& graph, Value x, Value w, double eps) {
 
 Value Rope(Graph& graph, Value x, Value table, Value position) {
   const Shape heads = graph.shape(x);  // [B,H,T,d]; the op takes [B,T,H,d], as it lies in memory
-  const Shape tokens = {heads[0], heads[2], heads[1], heads[3]};
+  // A position for each token makes every token a sequence of one.
+  const int64_t sequences = graph.size(position);
+  const Shape tokens = {sequences, heads[0] * heads[2] / sequences, heads[1], heads[3]};
   Value y =
       One(graph, XH_OP_ROPE, {graph.View(graph.MergeHeads(x), tokens), table, position}, {graph.dtype(x), tokens});
   return graph.SplitHeads(y, heads[0], heads[2], heads[1]);

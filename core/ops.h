@@ -11,7 +11,7 @@ namespace xh {
 // x[M,K] w[N,K]^T + bias[N]? -> [M,N] in `dtype`, 0 for x's.
 Value MatMul(Graph& graph, Value x, Value w, Value bias = kAbsent, xh_dtype dtype = 0);
 Value RmsNorm(Graph& graph, Value x, Value w, double eps);       // [M,D]
-Value Rope(Graph& graph, Value x, Value table, Value position);  // [B,H,T,d] view in and out
+Value Rope(Graph& graph, Value x, Value table, Value position);  // [B,H,T,d] view; position i32[B] or i32[B*T]
 Value Add(Graph& graph, Value a, Value b);
 Value SwiGlu(Graph& graph, Value gate, Value up);
 Value Embed(Graph& graph, Value table, Value ids, xh_dtype dtype);  // ids[M] -> [M,D]

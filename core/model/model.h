@@ -64,9 +64,9 @@ struct ForwardInput {
   Value position;                                  // i32[batch], tokens before this call; zeros without state
   Value rope_table;                                // f32[RopeTableShape]
   const std::vector<LayerState>* state = nullptr;  // NULL: whole sequences from position 0
-  // i32[batch, tokens], rows packed from documents: where each token's document begins in its row (XH_OP_MLSTM). State,
-  // window and sinks begin anew with each; positions run on, for RoPE acts on differences. Absent: one document a row.
-  // Not with state.
+  // i32[batch, tokens], rows packed from documents: where each token's document begins in its row (XH_OP_MLSTM). Then
+  // position is i32[batch * tokens], each token's in its document: attention sees differences alone, but feature maps
+  // of rotated q and k do not. Absent: one document a row. Not with state.
   Value start;
 };
 

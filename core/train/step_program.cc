@@ -24,7 +24,7 @@ StepProgram::StepProgram(const Model& teacher, const Student& student, const Gra
   targets_ = graph_.Input(XH_I32, {tokens, 1});
   scale_ = graph_.Input(XH_F32, {1});
   // Sequences begin at position 0. Constants get their content once, after Compile.
-  input_.position = graph_.Input(XH_I32, {shape.rows});
+  input_.position = graph_.Input(XH_I32, {shape.reset_at_document ? tokens : shape.rows});
   input_.rope_table = Filled(RopeTableShape(teacher.config, shape.tokens), RopeTable(teacher.config, shape.tokens));
 }
 
@@ -65,7 +65,7 @@ StatusOr<std::unique_ptr<StepProgram>> StepProgram::Build(const Model& teacher, 
 }
 
 Status StepProgram::WriteConstants() {
-  const std::vector<int32_t> position(static_cast<size_t>(shape_.rows), 0);
+  const std::vector<int32_t> position(static_cast<size_t>(graph_.size(input_.position)), 0);
   XH_RETURN_IF_ERROR(
       graph_.Write(input_.position, position.data(), static_cast<int64_t>(position.size() * sizeof(int32_t))));
   for (const Constant& constant : constants_) {
@@ -152,12 +152,24 @@ Value StepProgram::LogProbabilities(Value logits, Value values, int32_t top_k) {
 
 // ---- run ----
 
+// Starts of documents, and every token's position in its own.
+Status StepProgram::WriteDocuments(const int32_t* starts) {
+  std::vector<int32_t> positions(static_cast<size_t>(shape_.rows * shape_.tokens));
+  for (size_t i = 0; i < positions.size(); ++i) {
+    positions[i] = static_cast<int32_t>(i % static_cast<size_t>(shape_.tokens)) - starts[i];
+  }
+  const auto bytes = static_cast<int64_t>(positions.size() * sizeof(int32_t));
+  XH_RETURN_IF_ERROR(graph_.Write(input_.start, starts, bytes));
+  XH_RETURN_IF_ERROR(graph_.Write(input_.position, positions.data(), bytes));
+  return graph_.device().Synchronize();
+}
+
 Status StepProgram::Run(const int32_t* ids, const int32_t* targets, const int32_t* starts, float scale,
                         LossSums* sums) {
   const int64_t bytes = shape_.rows * shape_.tokens * static_cast<int64_t>(sizeof(int32_t));
   XH_RETURN_IF_ERROR(graph_.Write(input_.ids, ids, bytes));
   XH_RETURN_IF_ERROR(graph_.Write(targets_, targets, bytes));
-  if (shape_.reset_at_document) XH_RETURN_IF_ERROR(graph_.Write(input_.start, starts, bytes));
+  if (shape_.reset_at_document) XH_RETURN_IF_ERROR(WriteDocuments(starts));
   XH_RETURN_IF_ERROR(graph_.Write(scale_, &scale, sizeof(scale)));
   XH_RETURN_IF_ERROR(graph_.Run());
   for (size_t i = 0; i < sums_.size(); ++i) {

@@ -66,6 +66,7 @@ class StepProgram {
   Value LogProbabilities(Value logits, Value values, int32_t top_k);
   Value Filled(const Shape& shape, const std::vector<float>& content);
   Status WriteConstants();
+  Status WriteDocuments(const int32_t* starts);
 
   const Model& teacher_;
   const Student& student_;

@@ -131,7 +131,7 @@ Results Forward(const Model& model, const std::vector<int32_t>& ids, int64_t bat
   input.batch = batch;
   input.tokens = static_cast<int64_t>(ids.size()) / batch;
   input.ids = graph.Input(XH_I32, {static_cast<int64_t>(ids.size())});
-  input.position = graph.Input(XH_I32, {batch});
+  input.position = graph.Input(XH_I32, {starts.empty() ? batch : batch * input.tokens});
   input.rope_table = graph.Input(XH_F32, RopeTableShape(config, input.tokens));
   if (!starts.empty()) input.start = graph.Input(XH_I32, {batch, input.tokens});
   const Binder bind = FrozenBinder(model);
@@ -145,9 +145,13 @@ Results Forward(const Model& model, const std::vector<int32_t>& ids, int64_t bat
   if (!compiled.ok()) return results;
 
   const std::vector<float> table = RopeTable(config, input.tokens);
-  const std::vector<int32_t> zeros(static_cast<size_t>(batch), 0);
+  std::vector<int32_t> positions(static_cast<size_t>(graph.size(input.position)), 0);
+  for (size_t i = 0; i < starts.size(); ++i) {
+    positions[i] = static_cast<int32_t>(i % static_cast<size_t>(input.tokens)) - starts[i];
+  }
   EXPECT_TRUE(graph.Write(input.ids, ids.data(), static_cast<int64_t>(ids.size() * sizeof(int32_t))).ok());
-  EXPECT_TRUE(graph.Write(input.position, zeros.data(), static_cast<int64_t>(zeros.size() * sizeof(int32_t))).ok());
+  EXPECT_TRUE(
+      graph.Write(input.position, positions.data(), static_cast<int64_t>(positions.size() * sizeof(int32_t))).ok());
   EXPECT_TRUE(graph.Write(input.rope_table, table.data(), static_cast<int64_t>(table.size() * sizeof(float))).ok());
   if (!starts.empty()) {
     EXPECT_TRUE(graph.Write(input.start, starts.data(), static_cast<int64_t>(starts.size() * sizeof(int32_t))).ok());
