@@ -122,8 +122,12 @@ enum {
   /* q[B,H,T,d], k[B,KV,T,d], v[B,KV,T,d], w[H,3d], b[H] -> o f32[B,H,T] = sigmoid([q|k|v] w_h + b_h). needs q,k,v,w,o.
    */
   XH_OP_HEAD_GATE = 35,
-  /* o f32[B,H,T], x[B,H,T,d], y[B,H,T,d] -> h = o x + (1 - o) y. needs o, x, y. */
+  /* o f32[B,N,T], x[B,N,T,d], y[B,H,T,d] -> h[B,H,T,d]. Without params N is H and h = o x + (1 - o) y. With
+   * xh_heads_params, N heads of them, head heads[j] of h mixes o and x of j with its own y; the others are y's.
+   * needs o, x, y. */
   XH_OP_MIX = 36,
+  /* x[B,U,T,d] -> y[B,N,T,d]: head j of y is head heads[j] of x. needs nothing. xh_heads_params. */
+  XH_OP_SELECT_HEADS = 37,
 
   /* student x[B,H,T,d], teacher[B,H,T,d], scale f32[1] -> sums f32[2] = { sum (x - teacher)^2, sum teacher^2 }
    * (accumulated in double). BACKWARD has no output gradient: dx = 2 scale (x - teacher). needs both and scale. */
@@ -193,6 +197,12 @@ typedef struct xh_feature_map_params {
   uint32_t struct_size;
   xh_feature_map kind;
 } xh_feature_map_params;
+
+typedef struct xh_heads_params {
+  uint32_t struct_size;
+  int32_t count;
+  const int32_t* heads; /* [count], increasing, borrowed during plan_open */
+} xh_heads_params;
 
 typedef int32_t xh_kl_mode;
 enum {

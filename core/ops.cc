@@ -22,6 +22,7 @@ constexpr OpTraits kTraits[] = {
     {XH_OP_FEATURE_MAP, "feature_map", 0b11, 0b1, false},
     {XH_OP_HEAD_GATE, "head_gate", 0b1111, 0b1, false},
     {XH_OP_MIX, "mix", 0b111, 0, false},
+    {XH_OP_SELECT_HEADS, "select_heads", 0, 0, false},
     {XH_OP_ALIGN_LOSS, "align_loss", 0b111, 0, true},
     {XH_OP_DISTILL_LOSS, "distill_loss", 0b11111, 0, true},
     {XH_OP_ADAMW, "adamw", 0, 0, false},
@@ -94,8 +95,20 @@ Value HeadGate(Graph& graph, Value q, Value k, Value v, Value w, Value b) {
   return One(graph, XH_OP_HEAD_GATE, {q, k, v, w, b}, {XH_F32, {in[0], in[1], in[2]}, true});
 }
 
-Value Mix(Graph& graph, Value o, Value x, Value y) {
-  return One(graph, XH_OP_MIX, {o, x, y}, {graph.dtype(x), graph.shape(x), true});
+Value SelectHeads(Graph& graph, Value x, const std::vector<int32_t>& heads) {
+  const Shape shape = graph.shape(x);
+  const int64_t count = static_cast<int64_t>(heads.size());
+  if (count == shape[1]) return x;
+  xh_heads_params params{XH_SIZED(xh_heads_params), static_cast<int32_t>(count), graph.Intern(heads)};
+  return One(graph, XH_OP_SELECT_HEADS, params, {x}, {graph.dtype(x), {shape[0], count, shape[2], shape[3]}, true});
+}
+
+Value Mix(Graph& graph, Value o, Value x, Value y, const std::vector<int32_t>& heads) {
+  const OutputType output{graph.dtype(y), graph.shape(y), true};
+  const int64_t count = static_cast<int64_t>(heads.size());
+  if (count == graph.shape(y)[1]) return One(graph, XH_OP_MIX, {o, x, y}, output);
+  xh_heads_params params{XH_SIZED(xh_heads_params), static_cast<int32_t>(count), graph.Intern(heads)};
+  return One(graph, XH_OP_MIX, params, {o, x, y}, output);
 }
 
 Value Mlstm(Graph& graph, Value q, Value k, Value v, Value i, Value f, const xh_mlstm_params& params,

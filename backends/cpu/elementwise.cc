@@ -1,4 +1,4 @@
-// ADD, SWIGLU and MIX.
+// ADD and SWIGLU.
 #include "backends/cpu/arguments.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/parallel.h"
@@ -107,77 +107,6 @@ class SwigluPlan final : public Plan {
   bool backward_;
 };
 
-// h = o x + (1 - o) y with one o a head and token; do = sum over d of dh (x - y).
-template <class T>
-class MixPlan final : public Plan {
- public:
-  MixPlan(const Request& request, const Dims& dims)
-      : args_(request.args),
-        h_(dims['H']),
-        t_(dims['T']),
-        d_(dims['d']),
-        tokens_(dims['B'] * t_),
-        parts_(Parts(request.threads, tokens_, tokens_ * h_ * d_)),
-        backward_(request.pass == XH_BACKWARD) {
-    implementation = "vector";
-  }
-
-  void Run(const xh_tensor* args, void*, void*) const override {
-    RunParts(parts_, tokens_, [&](int64_t first, int64_t last, int) {
-      for (int64_t i = first; i < last; ++i) {
-        const Token token = {i / t_, i % t_};
-        for (int64_t h = 0; h < h_; ++h) {
-          const float o = *Place<float>(args, kO, token, h);
-          const T *x = Place<T>(args, kX, token, h), *y = Place<T>(args, kY, token, h);
-          if (backward_) {
-            Backward(args, token, h, o, x, y);
-            continue;
-          }
-          T* const out = Place<T>(args, kH, token, h);
-          ForLanes(d_, [&](int64_t j, auto lanes) {
-            Put(out + j, o * Get(x + j, lanes) + (1.0f - o) * Get(y + j, lanes), lanes);
-          });
-        }
-      }
-    });
-  }
-
- private:
-  enum { kO, kX, kY, kH, kDh, kDo, kDx, kDy };
-
-  struct Token {
-    int64_t b, t;
-  };
-
-  // Element (b, h, t, 0) of an argument whose layout is [B,H,T(,d)]; null when it is absent.
-  template <class U>
-  U* Place(const xh_tensor* args, int index, Token token, int64_t h) const {
-    const xh_tensor& a = args_[index];
-    if (!Present(a)) return nullptr;
-    return static_cast<U*>(args[index].data) + token.b * a.stride[0] + h * a.stride[1] + token.t * a.stride[2];
-  }
-
-  void Backward(const xh_tensor* args, Token token, int64_t h, float o, const T* x, const T* y) const {
-    const T* const dh = Place<T>(args, kDh, token, h);
-    T *dx = Place<T>(args, kDx, token, h), *dy = Place<T>(args, kDy, token, h);
-    Vec dot = {};
-    ForLanes(d_, [&](int64_t j, auto lanes) {
-      const Vec g = dh == nullptr ? Vec{} : Get(dh + j, lanes);
-      if (dx != nullptr) PutGradient(dx + j, o * g, Accumulates(args_[kDx]), lanes);
-      if (dy != nullptr) PutGradient(dy + j, (1.0f - o) * g, Accumulates(args_[kDy]), lanes);
-      dot = dot + g * (Get(x + j, lanes) - Get(y + j, lanes));
-    });
-    if (float* target = Place<float>(args, kDo, token, h)) {
-      *target = Sum(dot) + (Accumulates(args_[kDo]) ? *target : 0.0f);
-    }
-  }
-
-  std::vector<xh_tensor> args_;
-  int64_t h_, t_, d_, tokens_;
-  int parts_;
-  bool backward_;
-};
-
 }  // namespace
 
 Refusal OpenAdd(const Request& request, std::unique_ptr<Plan>* out) {
@@ -197,19 +126,6 @@ Refusal OpenSwiglu(const Request& request, std::unique_ptr<Plan>* out) {
       {{"y", "MF", Type::kActivation, 0}}, &dims);
   if (refusal.code != 0) return refusal;
   WithType(dims.activation, [&](auto t) { *out = std::make_unique<SwigluPlan<decltype(t)>>(request, dims); });
-  return {};
-}
-
-Refusal OpenMix(const Request& request, std::unique_ptr<Plan>* out) {
-  Dims dims;
-  // The last dimension of o is T, which a token-major layout does not keep contiguous.
-  Refusal refusal = CheckArguments("MIX", request,
-                                   {{"o", "BHT", Type::kF32, kNeeded | kAnyStride},
-                                    {"x", "BHTd", Type::kActivation, kNeeded},
-                                    {"y", "BHTd", Type::kActivation, kNeeded}},
-                                   {{"h", "BHTd", Type::kActivation, 0}}, &dims);
-  if (refusal.code != 0) return refusal;
-  WithType(dims.activation, [&](auto t) { *out = std::make_unique<MixPlan<decltype(t)>>(request, dims); });
   return {};
 }
 

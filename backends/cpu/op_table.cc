@@ -26,6 +26,7 @@ constexpr OpEntry kEntries[] = {
     {XH_OP_FEATURE_MAP, "FEATURE_MAP", 2, 1, OpenFeatureMap},
     {XH_OP_HEAD_GATE, "HEAD_GATE", 5, 1, OpenHeadGate},
     {XH_OP_MIX, "MIX", 3, 1, OpenMix},
+    {XH_OP_SELECT_HEADS, "SELECT_HEADS", 1, 1, OpenSelectHeads},
     {XH_OP_ALIGN_LOSS, "ALIGN_LOSS", 3, 1, OpenAlignLoss},
     {XH_OP_DISTILL_LOSS, "DISTILL_LOSS", 5, 1, OpenDistillLoss},
     {XH_OP_ADAMW, "ADAMW", 2, 4, OpenAdamw},

@@ -35,9 +35,10 @@ ForwardWork CountForward(const ModelConfig& config, int64_t tokens) {
     if (!kind.has_mlstm) continue;
     const bool maps = mixer.feature_map != "none";
     const double n = (maps ? static_cast<double>(mixer.features) : d) * (mixer.feature_map == "hedgehog" ? 2 : 1);
-    if (maps) work.maps += 2 * 2 * H * d * static_cast<double>(mixer.features);
-    work.recurrence += 4 * H * n * d;
-    work.projections += 2 * 2 * H * D + (kind.has_window ? 2 * 3 * H * d : 0);
+    const auto mixed = static_cast<double>(MlstmHeadsOf(config, mixer).query.size());
+    if (maps) work.maps += 2 * 2 * mixed * d * static_cast<double>(mixer.features);
+    work.recurrence += 4 * mixed * n * d;
+    work.projections += 2 * 2 * mixed * D + (kind.has_window ? 2 * 3 * mixed * d : 0);
   }
   return work;
 }

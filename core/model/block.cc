@@ -62,6 +62,8 @@ Value BuildMixer(Graph& graph, const ModelConfig& config, int64_t layer, const B
                        mixer,
                        prefix,
                        bind,
+                       config.heads,
+                       config.kv_heads,
                        input.batch,
                        input.tokens,
                        x,

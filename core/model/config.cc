@@ -212,11 +212,13 @@ Status CheckWindows(const ModelConfig& config, const MixerConfig& mixer, const s
     if (mixer.kind == "attention" && window != 0) {
       return InvalidArgument(where, ": \"windows\" holds ", window, "; allowed with \"attention\": 0");
     }
-    if (mixer.kind == "hybrid" && window == 0) {
-      return Unsupported(where, ": \"windows\" holds 0 (unlimited); allowed with \"hybrid\": at least 1; a layer that ",
-                         "keeps full attention has the kind \"attention\"");
-    }
     XH_RETURN_IF_ERROR(CheckRange(where, "windows", window, 0, kMostPositions));
+  }
+  const bool all_kept = std::count(mixer.windows.begin(), mixer.windows.end(), 0) == config.kv_heads;
+  if (mixer.kind == "hybrid" && all_kept) {
+    return InvalidArgument(where,
+                           ": \"windows\" holds nothing but 0 (unlimited); allowed with \"hybrid\": at least one ",
+                           "window; a layer that keeps every head has the kind \"attention\"");
   }
   return CheckRange(where, "sinks", mixer.sinks, 0, mixer.kind == "attention" ? 0 : kMostSinks);
 }

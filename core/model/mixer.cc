@@ -21,6 +21,17 @@ const MixerKind* FindMixerKind(const std::string& name) {
   return nullptr;
 }
 
+MlstmHeads MlstmHeadsOf(const ModelConfig& config, const MixerConfig& mixer) {
+  MlstmHeads heads;
+  const int64_t group = config.heads / config.kv_heads;
+  for (int64_t kv = 0; kv < config.kv_heads; ++kv) {
+    if (mixer.kind == "hybrid" && mixer.windows[kv] == 0) continue;
+    heads.kv.push_back(static_cast<int32_t>(kv));
+    for (int64_t h = kv * group; h < (kv + 1) * group; ++h) heads.query.push_back(static_cast<int32_t>(h));
+  }
+  return heads;
+}
+
 int64_t FeatureCount(const ModelConfig& config, const MixerConfig& mixer) {
   if (mixer.feature_map == "none") return config.head_dim;
   return mixer.feature_map == "hedgehog" ? 2 * mixer.features : mixer.features;
@@ -31,7 +42,7 @@ void AppendMixerParameters(const ModelConfig& config, int64_t layer, std::vector
   const MixerKind* kind = FindMixerKind(mixer.kind);
   if (kind == nullptr || !kind->has_mlstm) return;
   const std::string prefix = absl::StrCat("model.layers.", layer, ".self_attn.xlstm.");
-  const int64_t heads = config.heads, dim = config.head_dim;
+  const int64_t heads = static_cast<int64_t>(MlstmHeadsOf(config, mixer).query.size()), dim = config.head_dim;
   if (mixer.feature_map != "none") {
     // Two for hedgehog, whose halves softmax(u) and softmax(-u) are flatter than one softmax of the same features; two
     // as well for random features (n != d), as measured.
@@ -55,9 +66,10 @@ std::vector<StateSpec> MixerState(const ModelConfig& config, int64_t layer, int6
   std::vector<StateSpec> state;
   if (kind != nullptr && kind->has_mlstm) {
     const int64_t features = FeatureCount(config, mixer);
-    state.push_back({"S", {batch, config.heads, features, config.head_dim}, false});
-    state.push_back({"z", {batch, config.heads, features}, false});
-    state.push_back({"m", {batch, config.heads}, false});
+    const int64_t heads = static_cast<int64_t>(MlstmHeadsOf(config, mixer).query.size());
+    state.push_back({"S", {batch, heads, features, config.head_dim}, false});
+    state.push_back({"z", {batch, heads, features}, false});
+    state.push_back({"m", {batch, heads}, false});
   }
   if (kind != nullptr && kind->has_window) {
     const Shape shape = {batch, AttentionCacheSlots(mixer.windows, mixer.sinks, capacity), config.head_dim};

@@ -15,6 +15,7 @@ struct MixerContext {
   const MixerConfig& mixer;
   std::string prefix;  // "model.layers.3.self_attn."
   const Binder& bind;
+  int64_t heads, kv_heads;  // of q, k and v below: H and KV, or those of them that have an mLSTM
   int64_t batch, tokens;
   Value x;                  // [B*T, D]
   Value q_plain, k_plain;   // before RoPE, [B,H,T,d] and [B,KV,T,d]
@@ -38,9 +39,16 @@ struct MixerKind {
 
 const std::vector<MixerKind>& MixerKinds();
 const MixerKind* FindMixerKind(const std::string& name);  // NULL when there is none
+// The heads that have an mLSTM, increasing: all of them, but for key/value heads of "hybrid" that are kept at unlimited
+// window (SPEC.md 7), with the query heads that read them.
+struct MlstmHeads {
+  std::vector<int32_t> kv, query;
+};
+MlstmHeads MlstmHeadsOf(const ModelConfig& config, const MixerConfig& mixer);
 // Features of phi(q): n, 2n for "hedgehog", d for "none"; the rows of S.
 int64_t FeatureCount(const ModelConfig& config, const MixerConfig& mixer);
 // Parameters a layer's mixer has beyond the teacher's, under "model.layers.<layer>.self_attn.xlstm.":
+// with H the heads that have an mLSTM:
 //   query_features.weight, key_features.weight  [H,d,n], absent with the feature map "none"
 //   input_gate.weight [H,D], input_gate.bias [H], forget_gate.weight [H,D], forget_gate.bias [H]
 //   output_gate.weight [H,3d], output_gate.bias [H], where the kind mixes two branches

@@ -175,6 +175,7 @@ Counts CountsOf(xh_op op) {
       return {3, 1};
     case XH_OP_CAST:
     case XH_OP_REDUCE:
+    case XH_OP_SELECT_HEADS:
       return {1, 1};
     case XH_OP_FILL:
       return {0, 1};

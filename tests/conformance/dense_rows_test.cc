@@ -126,6 +126,80 @@ TEST(Mix, MatchesTheOracleInEveryLayout) {
   CheckOp(MixCase({1, 3, 7, 17}, XH_BF16, 1));
 }
 
+const int32_t kSomeHeads[] = {1, 3, 4};
+
+// Three of six heads are mixed.
+Case MixSomeCase(HeadSize s, xh_dtype dtype, int64_t gap) {
+  const int64_t some = 3, row = s.t * s.d;
+  Case c = MixCase(s, dtype, gap);
+  c.Params(xh_heads_params{XH_SIZED(xh_heads_params), some, kSomeHeads});
+  Arg o = Random(XH_F32, {s.b, some, s.t}, 1);
+  o.order = {0, 2, 1};
+  c.inputs[0] = o;
+  c.inputs[1] = TokenMajor(Random(dtype, {s.b, some, s.t, s.d}, 2), gap);
+  c.forward = [s, row](const std::vector<Doubles>& in) {
+    Doubles h = in[2];
+    for (int64_t b = 0; b < s.b; ++b) {
+      for (int64_t j = 0; j < some; ++j) {
+        const int64_t whole = (b * s.h + kSomeHeads[j]) * row, part = (b * some + j) * row;
+        for (int64_t i = 0; i < row; ++i) {
+          const double gate = in[0][(b * some + j) * s.t + i / s.d];
+          h[whole + i] = gate * in[1][part + i] + (1 - gate) * in[2][whole + i];
+        }
+      }
+    }
+    return std::vector<Doubles>{h};
+  };
+  return c;
+}
+
+TEST(Mix, LeavesHeadsOutsideTheListAsTheyAre) {
+  CheckOp(MixSomeCase({1, 6, 1, 1}, XH_F32, 0));
+  CheckOp(MixSomeCase({2, 6, 7, 5}, XH_F32, 3));
+  CheckOp(MixSomeCase({2, 6, 65, 64}, XH_F32, 0));
+  CheckOp(MixSomeCase({1, 6, 7, 17}, XH_BF16, 1));
+}
+
+Case SelectCase(HeadSize s, xh_dtype dtype, int64_t gap) {
+  const int64_t some = 3, row = s.t * s.d;
+  Case c;
+  c.op = XH_OP_SELECT_HEADS;
+  c.Params(xh_heads_params{XH_SIZED(xh_heads_params), some, kSomeHeads});
+  c.inputs = {TokenMajor(Random(dtype, {s.b, s.h, s.t, s.d}, 2), gap)};
+  c.outputs = {TokenMajor(Output(dtype, {s.b, some, s.t, s.d}))};
+  c.differentiable = 0b1;
+  c.forward = [s, row](const std::vector<Doubles>& in) {
+    Doubles y;
+    for (int64_t b = 0; b < s.b; ++b) {
+      for (int32_t head : kSomeHeads) {
+        const auto first = in[0].begin() + (b * s.h + head) * row;
+        y.insert(y.end(), first, first + row);
+      }
+    }
+    return std::vector<Doubles>{y};
+  };
+  if (dtype == XH_BF16) UseBf16Tolerance(&c);
+  return c;
+}
+
+TEST(SelectHeads, CopiesTheHeadsOfTheList) {
+  CheckOp(SelectCase({1, 6, 1, 1}, XH_F32, 0));
+  CheckOp(SelectCase({2, 5, 7, 5}, XH_F32, 3));
+  CheckOp(SelectCase({2, 6, 65, 64}, XH_F32, 0));
+  CheckOp(SelectCase({1, 6, 7, 17}, XH_BF16, 1));
+}
+
+TEST(Heads, OfAListMustBeIncreasingAndThere) {
+  const int32_t twice[] = {1, 1, 2}, beyond[] = {0, 1, 6};
+  for (const int32_t* heads : {twice, beyond, static_cast<const int32_t*>(nullptr)}) {
+    Op op(XH_OP_SELECT_HEADS, xh_heads_params{XH_SIZED(xh_heads_params), 3, heads});
+    const std::vector<Arg> args = {Random(XH_F32, {1, 6, 2, 4}, 1), Output(XH_F32, {1, 3, 2, 4})};
+    const Outcome outcome = op.Open(XH_INFER, args);
+    EXPECT_EQ(outcome.code, XH_INVALID_ARGUMENT);
+    EXPECT_NE(outcome.message.find("SELECT_HEADS: "), std::string::npos) << outcome.message;
+  }
+}
+
 Case RopeCase(HeadSize s, xh_dtype dtype, int64_t gap) {
   const int64_t rows = s.t + 9;
   Doubles table, position;

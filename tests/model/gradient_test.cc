@@ -31,7 +31,7 @@ ModelConfig TinyTeacher(const std::string& family) {
 // A layer of every kind and feature map.
 ModelConfig TinyStudent(const std::string& family) {
   auto config = StudentConfig(TinyTeacher(family), json::parse(R"({"window": 4, "sinks": 2, "layers": [
-    {"layer": 1, "feature_map": "hedgehog", "features": 5}, {"layer": 2, "feature_map": "none"},
+    {"layer": 1, "feature_map": "hedgehog", "features": 5, "window": [0, 3]}, {"layer": 2, "feature_map": "none"},
     {"layer": 3, "kind": "mlstm"}, {"layer": 4, "kind": "mlstm", "feature_map": "hedgehog"},
     {"layer": 5, "kind": "mlstm", "feature_map": "none"}, {"layer": 6, "kind": "window", "window": [3, 0]},
     {"layer": 7, "kind": "attention"}]})"));

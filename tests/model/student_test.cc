@@ -111,6 +111,8 @@ std::vector<Variant> Variants() {
     variants.push_back({teacher, {{"feature_map", "softmax"}, {"features", 24}, {"window", 5}, {"sinks", 3}}});
     variants.push_back({teacher, json::parse(R"({"window": 6, "layers": [
         {"layer": 1, "kind": "attention"}, {"layer": 2, "kind": "window", "window": [7, 0]}]})")});
+    variants.push_back({teacher, json::parse(R"({"window": 6, "layers": [
+        {"layer": 0, "window": [0, 5]}, {"layer": 2, "window": [7, 0], "feature_map": "hedgehog"}]})")});
   }
   return variants;
 }
@@ -176,7 +178,32 @@ TEST(Student, MayKeepAHeadAtUnlimitedWindow) {
   EXPECT_EQ(student->config.mixers[1].windows, (std::vector<int32_t>{512, 512}));
 }
 
-// ---- options and starting values ----
+TEST(Student, HasNoMlstmInKeptHeadsAndComputesThemAsTheTeacher) {
+  auto teacher = LoadTeacher("hf_qwen2");  // 4 heads, 2 key/value heads of 16
+  auto student = MakeStudent(*teacher, json::parse(R"({"window": 6, "layers": [{"layer": 0, "window": [6, 0]}]})"));
+  const std::string mixer = "model.layers.0.self_attn.xlstm.";
+  EXPECT_EQ(student->weights.at(mixer + "query_features.weight").shape, (Shape{2, 16, 16}));
+  EXPECT_EQ(student->weights.at(mixer + "forget_gate.bias").shape, Shape{2});
+  EXPECT_EQ(student->weights.at(mixer + "output_gate.weight").shape, (Shape{2, 48}));
+  const std::vector<int32_t> ids = ExpectedIds("hf_qwen2", "input_ids");
+  const std::vector<float> whole = Forward(*teacher, ids, 2).mixer_out[0],
+                           kept = Forward(*student, ids, 2).mixer_out[0];
+  for (int64_t row = 0; row < 90; ++row) {
+    const std::vector<float> want = RowOf(whole, row, 64), got = RowOf(kept, row, 64);
+    const std::vector<float> want_kept(want.begin() + 32, want.end()), got_kept(got.begin() + 32, got.end());
+    EXPECT_LE(RelativeError(got_kept, want_kept), 1e-6) << row;
+    EXPECT_GT(RelativeError(got, want), 1e-4) << row;  // the others are mixed
+  }
+}
+
+TEST(Student, StateGrowsWithKeptHeadsAlone) {
+  auto teacher = LoadTeacher("hf_qwen2");
+  auto student = MakeStudent(*teacher, json::parse(R"({"window": 6, "layers": [{"layer": 0, "window": [6, 0]}]})"));
+  const json state = student->Describe()["state"];
+  const int64_t mlstm = 16 * 16 + 16 + 1, window = (6 + 4) * 16 * 2;
+  EXPECT_EQ(state["constant_bytes"], 4 * ((2 + 4 + 4) * mlstm + (1 + 2 + 2) * window));
+  EXPECT_EQ(state["bytes_per_token"], 4 * 16 * 2);
+}
 
 TEST(StudentConfig, TakesTheDocumentedDefaults) {
   auto teacher = LoadTeacher("hf_llama");
@@ -212,7 +239,7 @@ TEST(StudentConfig, RefusesWhatIsNotAllowed) {
       {R"({"feature_map": "relu"})", XH_INVALID_ARGUMENT, "\"feature_map\" is \"relu\""},
       {R"({"features": -1})", XH_INVALID_ARGUMENT, "\"features\" is -1"},
       {R"({"window": -8})", XH_INVALID_ARGUMENT, "\"window\" is -8"},
-      {R"({"window": 0})", XH_UNSUPPORTED, "allowed with \"hybrid\": at least 1"},
+      {R"({"window": 0})", XH_INVALID_ARGUMENT, "allowed with \"hybrid\": at least one window"},
       {R"({"window": [8, 8, 8]})", XH_INVALID_ARGUMENT, "\"windows\" has 3 numbers; allowed: one a key/value head (2)"},
       {R"({"sinks": 1e12})", XH_INVALID_ARGUMENT, "\"sinks\""},
       {R"({"layers": 3})", XH_INVALID_ARGUMENT, "\"layers\" is not a list"},

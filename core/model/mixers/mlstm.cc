@@ -10,15 +10,15 @@ namespace {
 // above the other. It is exact, since each sum has one term that is not zero, and carries gradients.
 Value RepeatHeads(Graph& graph, const MixerContext& context, Value k) {
   const ModelConfig& config = context.config;
-  const int64_t dim = config.head_dim, group = config.heads / config.kv_heads;
+  const int64_t dim = config.head_dim, group = context.heads / context.kv_heads;
   if (group == 1) return k;
   std::vector<float> identities(static_cast<size_t>(group * dim * dim), 0.0f);
   for (int64_t row = 0; row < group * dim; ++row) identities[row * dim + row % dim] = 1.0f;
-  const int64_t rows = context.batch * context.tokens * config.kv_heads;
+  const int64_t rows = context.batch * context.tokens * context.kv_heads;
   Value repeated = MatMul(graph, graph.View(graph.MergeHeads(k), {rows, dim}),
                           graph.Constant(std::move(identities), {group * dim, dim}));  // [B*T*KV, group*d]
-  return graph.SplitHeads(graph.View(repeated, {context.batch * context.tokens, config.heads * dim}), context.batch,
-                          context.tokens, config.heads);
+  return graph.SplitHeads(graph.View(repeated, {context.batch * context.tokens, context.heads * dim}), context.batch,
+                          context.tokens, context.heads);
 }
 
 // Pre-activations of a gate, f32 [B,H,T].
@@ -26,7 +26,7 @@ Value Gate(Graph& graph, const MixerContext& context, const char* name) {
   const std::string prefix = context.prefix + "xlstm." + name;
   Value rows =
       MatMul(graph, context.x, context.bind(graph, prefix + ".weight"), context.bind(graph, prefix + ".bias"), XH_F32);
-  return graph.SplitHeads(rows, context.batch, context.tokens, context.config.heads, true);
+  return graph.SplitHeads(rows, context.batch, context.tokens, context.heads, true);
 }
 
 }  // namespace

@@ -1,0 +1,217 @@
+// MIX and SELECT_HEADS: tensors [B,H,T,d] of which only some heads take part.
+#include <algorithm>
+#include <vector>
+
+#include "backends/cpu/arguments.h"
+#include "backends/cpu/ops.h"
+#include "backends/cpu/parallel.h"
+#include "backends/cpu/rows.h"
+#include "backends/cpu/simd.h"
+
+namespace xh::cpu::XH_ISA {
+namespace {
+
+struct Token {
+  int64_t b, t;
+};
+
+// Element (b, h, t, 0) of an argument whose layout is [B,H,T(,d)]; null when it is absent.
+template <class U>
+U* Place(const xh_tensor& layout, const xh_tensor& arg, Token token, int64_t h) {
+  if (!Present(layout)) return nullptr;
+  return static_cast<U*>(arg.data) + token.b * layout.stride[0] + h * layout.stride[1] + token.t * layout.stride[2];
+}
+
+// For each of `heads` heads its place in the list, or -1.
+std::vector<int64_t> PlacesInList(const xh_heads_params& params, int64_t heads) {
+  std::vector<int64_t> places(static_cast<size_t>(heads), -1);
+  for (int32_t j = 0; j < params.count; ++j) places[params.heads[j]] = j;
+  return places;
+}
+
+Refusal CheckHeads(const char* op, const xh_heads_params& params, int64_t count, int64_t heads) {
+  const std::string where = std::string(op) + ": ";
+  if (params.heads == nullptr || params.count != count) {
+    return Invalid(where + "count is " + std::to_string(params.count) + " with heads " +
+                   (params.heads == nullptr ? "NULL" : "given") + ", the arguments have " + std::to_string(count));
+  }
+  int64_t least = 0;
+  for (int32_t j = 0; j < params.count; ++j) {
+    if (params.heads[j] < least || params.heads[j] >= heads) {
+      return Invalid(where + "heads[" + std::to_string(j) + "] is " + std::to_string(params.heads[j]) +
+                     ", allowed are increasing numbers below " + std::to_string(heads));
+    }
+    least = params.heads[j] + 1;
+  }
+  return {};
+}
+
+// h = o x + (1 - o) y with one o a head and token; do = sum over d of dh (x - y). Heads without o are y's.
+template <class T>
+class MixPlan final : public Plan {
+ public:
+  MixPlan(const Request& request, const Dims& dims, std::vector<int64_t> places)
+      : args_(request.args),
+        places_(std::move(places)),
+        t_(dims['T']),
+        d_(dims['d']),
+        tokens_(dims['B'] * t_),
+        parts_(Parts(request.threads, tokens_, tokens_ * dims['H'] * d_)),
+        backward_(request.pass == XH_BACKWARD) {
+    implementation = "vector";
+  }
+
+  void Run(const xh_tensor* args, void*, void*) const override {
+    RunParts(parts_, tokens_, [&](int64_t first, int64_t last, int) {
+      for (int64_t i = first; i < last; ++i) {
+        for (size_t h = 0; h < places_.size(); ++h) Head(args, {i / t_, i % t_}, static_cast<int64_t>(h));
+      }
+    });
+  }
+
+ private:
+  enum { kO, kX, kY, kH, kDh, kDo, kDx, kDy };
+
+  template <class U>
+  U* At(const xh_tensor* args, int index, Token token, int64_t h) const {
+    return Place<U>(args_[index], args[index], token, h);
+  }
+
+  void Head(const xh_tensor* args, Token token, int64_t h) const {
+    const int64_t mixed = places_[h];
+    if (mixed < 0) return Pass(args, token, h);
+    const float o = *At<float>(args, kO, token, mixed);
+    const T *x = At<T>(args, kX, token, mixed), *y = At<T>(args, kY, token, h);
+    if (backward_) return Backward(args, token, h, o, x, y);
+    T* const out = At<T>(args, kH, token, h);
+    ForLanes(d_, [&](int64_t j, auto lanes) {
+      Put(out + j, o * Get(x + j, lanes) + (1.0f - o) * Get(y + j, lanes), lanes);
+    });
+  }
+
+  // A head of y alone.
+  void Pass(const xh_tensor* args, Token token, int64_t h) const {
+    const T* const from = At<T>(args, backward_ ? kDh : kY, token, h);
+    T* const to = At<T>(args, backward_ ? kDy : kH, token, h);
+    if (to == nullptr) return;
+    ForLanes(d_, [&](int64_t j, auto lanes) {
+      const Vec value = from == nullptr ? Vec{} : Get(from + j, lanes);
+      PutGradient(to + j, value, backward_ && Accumulates(args_[kDy]), lanes);
+    });
+  }
+
+  void Backward(const xh_tensor* args, Token token, int64_t h, float o, const T* x, const T* y) const {
+    const int64_t mixed = places_[h];
+    const T* const dh = At<T>(args, kDh, token, h);
+    T *dx = At<T>(args, kDx, token, mixed), *dy = At<T>(args, kDy, token, h);
+    Vec dot = {};
+    ForLanes(d_, [&](int64_t j, auto lanes) {
+      const Vec g = dh == nullptr ? Vec{} : Get(dh + j, lanes);
+      if (dx != nullptr) PutGradient(dx + j, o * g, Accumulates(args_[kDx]), lanes);
+      if (dy != nullptr) PutGradient(dy + j, (1.0f - o) * g, Accumulates(args_[kDy]), lanes);
+      dot = dot + g * (Get(x + j, lanes) - Get(y + j, lanes));
+    });
+    if (float* target = At<float>(args, kDo, token, mixed)) {
+      *target = Sum(dot) + (Accumulates(args_[kDo]) ? *target : 0.0f);
+    }
+  }
+
+  std::vector<xh_tensor> args_;
+  std::vector<int64_t> places_;
+  int64_t t_, d_, tokens_;
+  int parts_;
+  bool backward_;
+};
+
+// y's heads are some of x's; dx of the others is zero.
+template <class T>
+class SelectPlan final : public Plan {
+ public:
+  SelectPlan(const Request& request, const Dims& dims, std::vector<int64_t> places)
+      : args_(request.args),
+        places_(std::move(places)),
+        t_(dims['T']),
+        d_(dims['d']),
+        tokens_(dims['B'] * t_),
+        parts_(Parts(request.threads, tokens_, tokens_ * dims['U'] * d_)),
+        backward_(request.pass == XH_BACKWARD) {
+    implementation = "vector";
+  }
+
+  void Run(const xh_tensor* args, void*, void*) const override {
+    if (!Present(args_[backward_ ? kDx : kY])) return;
+    RunParts(parts_, tokens_, [&](int64_t first, int64_t last, int) {
+      for (int64_t i = first; i < last; ++i) {
+        for (size_t u = 0; u < places_.size(); ++u) Head(args, {i / t_, i % t_}, static_cast<int64_t>(u));
+      }
+    });
+  }
+
+ private:
+  enum { kX, kY, kDy, kDx };
+
+  void Head(const xh_tensor* args, Token token, int64_t u) const {
+    const int64_t place = places_[u];
+    if (place < 0 && (!backward_ || Accumulates(args_[kDx]))) return;
+    const int from_index = backward_ ? kDy : kX, to_index = backward_ ? kDx : kY;
+    const T* from = nullptr;  // zero
+    if (place >= 0) from = Place<T>(args_[from_index], args[from_index], token, backward_ ? place : u);
+    T* const to = Place<T>(args_[to_index], args[to_index], token, backward_ ? u : place);
+    ForLanes(d_, [&](int64_t j, auto lanes) {
+      const Vec value = from == nullptr ? Vec{} : Get(from + j, lanes);
+      PutGradient(to + j, value, backward_ && Accumulates(args_[kDx]), lanes);
+    });
+  }
+
+  std::vector<xh_tensor> args_;
+  std::vector<int64_t> places_;
+  int64_t t_, d_, tokens_;
+  int parts_;
+  bool backward_;
+};
+
+}  // namespace
+
+Refusal OpenMix(const Request& request, std::unique_ptr<Plan>* out) {
+  Dims dims;
+  // The last dimension of o is T, which a token-major layout does not keep contiguous.
+  Refusal refusal = CheckArguments("MIX", request,
+                                   {{"o", "BNT", Type::kF32, kNeeded | kAnyStride},
+                                    {"x", "BNTd", Type::kActivation, kNeeded},
+                                    {"y", "BHTd", Type::kActivation, kNeeded}},
+                                   {{"h", "BHTd", Type::kActivation, 0}}, &dims);
+  if (refusal.code != 0) return refusal;
+  std::vector<int64_t> places;
+  if (request.params != nullptr) {
+    xh_heads_params params = {};
+    refusal = Params("MIX", request, &params);
+    if (refusal.code == 0) refusal = CheckHeads("MIX", params, dims['N'], dims['H']);
+    if (refusal.code != 0) return refusal;
+    places = PlacesInList(params, dims['H']);
+  } else if (dims['N'] != dims['H']) {
+    return Invalid("MIX: o has " + std::to_string(dims['N']) + " heads and y " + std::to_string(dims['H']) +
+                   ", without params they are as many");
+  } else {
+    for (int64_t h = 0; h < dims['H']; ++h) places.push_back(h);
+  }
+  WithType(dims.activation, [&](auto t) { *out = std::make_unique<MixPlan<decltype(t)>>(request, dims, places); });
+  return {};
+}
+
+Refusal OpenSelectHeads(const Request& request, std::unique_ptr<Plan>* out) {
+  Dims dims;
+  Refusal refusal = CheckArguments("SELECT_HEADS", request, {{"x", "BUTd", Type::kActivation, 0}},
+                                   {{"y", "BNTd", Type::kActivation, 0}}, &dims);
+  xh_heads_params params = {};
+  if (refusal.code == 0) refusal = Params("SELECT_HEADS", request, &params);
+  // BACKWARD has neither x nor y: their sizes are those of the gradients, which may be absent.
+  const int64_t count = dims['N'] < 0 ? params.count : dims['N'], heads = dims['U'] < 0 ? INT32_MAX : dims['U'];
+  if (refusal.code == 0) refusal = CheckHeads("SELECT_HEADS", params, count, heads);
+  if (refusal.code != 0) return refusal;
+  std::vector<int64_t> places;
+  if (dims['U'] >= 0) places = PlacesInList(params, dims['U']);
+  WithType(dims.activation, [&](auto t) { *out = std::make_unique<SelectPlan<decltype(t)>>(request, dims, places); });
+  return {};
+}
+
+}  // namespace xh::cpu::XH_ISA
