@@ -182,7 +182,7 @@ Refusal OpenMix(const Request& request, std::unique_ptr<Plan>* out) {
                                    {{"h", "BHTd", Type::kActivation, 0}}, &dims);
   if (refusal.code != 0) return refusal;
   std::vector<int64_t> places;
-  if (request.params != nullptr) {
+  if (request.params_size > 0) {
     xh_heads_params params = {};
     refusal = Params("MIX", request, &params);
     if (refusal.code == 0) refusal = CheckHeads("MIX", params, dims['N'], dims['H']);

@@ -83,12 +83,17 @@ Value BuildMixer(Graph& graph, const ModelConfig& config, int64_t layer, const B
 }
 
 ForwardOutput BuildForward(Graph& graph, const ModelConfig& config, const Binder& bind, const ForwardInput& input) {
+  return BuildBlocks(graph, config, bind, input,
+                     Embed(graph, bind(graph, "model.embed_tokens.weight"), input.ids, input.dtype), 0);
+}
+
+ForwardOutput BuildBlocks(Graph& graph, const ModelConfig& config, const Binder& bind, const ForwardInput& input,
+                          Value x, int64_t first) {
   ForwardOutput output;
+  output.hidden.push_back(x);
   // What Hugging Face calls post_attention_layernorm stands before the MLP of pre-norm blocks, and after the attention
   // of post-norm blocks.
-  Value x = Embed(graph, bind(graph, "model.embed_tokens.weight"), input.ids, input.dtype);  // [B*T, D]
-  output.hidden.push_back(x);
-  for (int64_t layer = 0; layer < config.layer_count; ++layer) {
+  for (int64_t layer = first; layer < config.layer_count; ++layer) {
     const std::string block = absl::StrCat("model.layers.", layer, ".");
     LayerTaps taps;
     taps.mixer_in = Norm(graph, config, bind, "pre", block + "input_layernorm", x);

@@ -88,6 +88,10 @@ Shape RopeTableShape(const ModelConfig& config, int64_t positions);
 
 // The whole model up to the final norm. Errors land in the graph.
 ForwardOutput BuildForward(Graph& graph, const ModelConfig& config, const Binder& bind, const ForwardInput& input);
+// The same from block `first` on, whose input is x [B*T, D]: hidden[i] is then the stream before block first + i, and
+// `ids` is not read.
+ForwardOutput BuildBlocks(Graph& graph, const ModelConfig& config, const Binder& bind, const ForwardInput& input,
+                          Value x, int64_t first);
 // One layer's mixer on `x` [B*T, D]: -> [B,H,T,d] before W_o (stage I feeds it with the teacher's x).
 Value BuildMixer(Graph& graph, const ModelConfig& config, int64_t layer, const Binder& bind, const ForwardInput& input,
                  Value x);

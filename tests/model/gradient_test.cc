@@ -244,10 +244,12 @@ void CheckGradients(const std::string& family, Objective objective) {
       EXPECT_EQ(norm, 0) << name;
       continue;
     }
-    ASSERT_GT(norm, 0) << name;
+    // With positive features an input gate's bias scales q S and q.z alike: its gradient is rounding, or nothing at
+    // all.
+    if (name.find("input_gate.bias") == std::string::npos) ASSERT_GT(norm, 0) << name;
     std::vector<float> along = gradient, random = RandomValues(static_cast<int64_t>(gradient.size()), ++seed);
     const double random_norm = Norm(random);
-    for (float& x : along) x = static_cast<float>(x / norm);
+    for (float& x : along) x = static_cast<float>(norm > 0 ? x / norm : 0);
     for (float& x : random) x = static_cast<float>(x / random_norm);
     const double step = std::min(0.05, std::max(0.001, 1e-3 * value / norm));
     // The loss is a sum of f32 values: a slope over `step` is not known better than their rounding. It decides where

@@ -192,7 +192,8 @@ TEST(Student, HasNoMlstmInKeptHeadsAndComputesThemAsTheTeacher) {
     const std::vector<float> want = RowOf(whole, row, 64), got = RowOf(kept, row, 64);
     const std::vector<float> want_kept(want.begin() + 32, want.end()), got_kept(got.begin() + 32, got.end());
     EXPECT_LE(RelativeError(got_kept, want_kept), 1e-6) << row;
-    EXPECT_GT(RelativeError(got, want), 1e-4) << row;  // the others are mixed
+    // The others are mixed; of one token both branches make the same.
+    EXPECT_EQ(RelativeError(got, want) > 1e-4, row % 45 > 0) << row;
   }
 }
 
