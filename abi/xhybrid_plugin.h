@@ -366,7 +366,8 @@ typedef struct xh_text_table {
   uint32_t struct_size;
   uint32_t reserved;
   const char* main_file; /* the file this plugin reads, "tokenizer.model": how the core chooses a plugin */
-  /* Every tokenizer file of the model (main_file, tokenizer_config.json, ...); bytes are borrowed during the call. */
+  /* Every tokenizer file of the model (main_file, tokenizer_config.json, ...); bytes are borrowed during the call.
+   * Without main_file among them a plugin that can render chat templates opens for `render` alone; others refuse. */
   xh_error* (*open)(const xh_text_file* files, int64_t count, xh_text** out);
   void (*close)(xh_text* text);
   int64_t (*vocab_size)(const xh_text* text);

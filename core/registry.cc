@@ -24,8 +24,17 @@ constexpr int32_t kMostPluginsOfALibrary = 64;
 struct KnownReader {
   const char* file;
   const char* plugin;
+  const char* how;  // it comes to be installed
 };
-constexpr KnownReader kKnownReaders[] = {{"tokenizer.model", "sentencepiece"}, {"tokenizer.json", "huggingface"}};
+constexpr KnownReader kKnownReaders[] = {
+    {"tokenizer.model", "sentencepiece", "build libxhybrid with libsentencepiece-dev"},
+    {"tokenizer.json", "huggingface",
+     "build libxhybrid with cargo 1.80 or newer on PATH (Debian: cargo-web, rustc-web)"}};
+
+std::string Absence(const KnownReader& reader) {
+  return absl::StrCat(reader.file, " needs the text plugin \"", reader.plugin,
+                      "\", which is not installed: ", reader.how);
+}
 
 // The directory xhybrid/ beside the library (or program) that holds this code.
 std::string OwnPluginDirectory() {
@@ -201,10 +210,7 @@ StatusOr<const xh_plugin*> Registry::FindText(const std::vector<std::string>& fi
   if (best != nullptr) return best;
   std::vector<std::string> needed;
   for (const KnownReader& reader : kKnownReaders) {
-    if (present(reader.file)) {
-      needed.push_back(
-          absl::StrCat(reader.file, " needs the text plugin \"", reader.plugin, "\", which is not installed"));
-    }
+    if (present(reader.file)) needed.push_back(Absence(reader));
   }
   if (needed.empty()) {
     needed.push_back(absl::StrCat("the model has no tokenizer file that a text plugin reads (it has: ",
@@ -213,6 +219,17 @@ StatusOr<const xh_plugin*> Registry::FindText(const std::vector<std::string>& fi
   return NotFound(absl::StrJoin(needed, "; "),
                   "; installed text plugins: ", installed.empty() ? "none" : absl::StrJoin(installed, ", "), "; ",
                   Sought());
+}
+
+std::vector<std::string> Registry::MissingText() const {
+  std::vector<std::string> missing;
+  for (const KnownReader& reader : kKnownReaders) {
+    const bool found = std::any_of(plugins_.begin(), plugins_.end(), [&](const LoadedPlugin& loaded) {
+      return loaded.plugin->kind == XH_PLUGIN_TEXT && std::string(loaded.plugin->name) == reader.plugin;
+    });
+    if (!found) missing.push_back(Absence(reader));
+  }
+  return missing;
 }
 
 const char* PluginKindName(xh_plugin_kind kind) {

@@ -40,6 +40,8 @@ class Registry {
   // The text plugin of the highest score whose main file is among `files`. When there is none the error names the
   // plugin that would read them.
   StatusOr<const xh_plugin*> FindText(const std::vector<std::string>& files) const;
+  // One line for each known text plugin that is not installed: what it reads and what to install.
+  std::vector<std::string> MissingText() const;
 
  private:
   StatusOr<const void*> FindTable(xh_plugin_kind kind, const std::string& name) const;

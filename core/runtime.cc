@@ -119,7 +119,8 @@ json Runtime::Report() {
   }
   return {{"release", XHYBRID_RELEASE}, {"abi", absl::StrCat(XH_ABI_MAJOR, ".", XH_ABI_MINOR)},
           {"cpu", CpuReport()},         {"device", DeviceReport(*this)},
-          {"plugins", plugins},         {"searched", searched}};
+          {"plugins", plugins},         {"missing", registry_.MissingText()},
+          {"searched", searched}};
 }
 
 }  // namespace xh

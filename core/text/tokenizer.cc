@@ -40,43 +40,63 @@ const std::vector<std::string>& TokenizerFileNames() {
 StatusOr<std::shared_ptr<Tokenizer>> Tokenizer::Open(const Registry& registry,
                                                      std::map<std::string, std::string> files) {
   std::vector<std::string> names;
-  std::vector<xh_text_file> views;
-  for (const auto& [name, bytes] : files) {
-    names.push_back(name);
-    views.push_back({name.c_str(), bytes.data(), static_cast<int64_t>(bytes.size())});
-  }
+  for (const auto& [name, bytes] : files) names.push_back(name);
   XH_ASSIGN_OR_RETURN(const xh_plugin* plugin, registry.FindText(names));
   std::shared_ptr<Tokenizer> tokenizer(new Tokenizer);
-  tokenizer->table_ = static_cast<const xh_text_table*>(plugin->table);
-  tokenizer->plugin_name_ = plugin->name;
-  xh_text* text = nullptr;
-  XH_RETURN_IF_ERROR(
-      Named(tokenizer->table_->open(views.data(), static_cast<int64_t>(views.size()), &text), plugin->name));
-  tokenizer->text_ = {text, tokenizer->table_->close};
   tokenizer->files_ = std::move(files);
+  XH_ASSIGN_OR_RETURN(tokenizer->own_, tokenizer->OpenPlugin(*plugin));
+  for (const LoadedPlugin& loaded : registry.plugins()) {
+    const bool other = loaded.plugin->kind == XH_PLUGIN_TEXT && loaded.plugin != plugin && loaded.plugin->score > 0;
+    if (other) tokenizer->others_.push_back(loaded.plugin);
+  }
   return tokenizer;
 }
 
-int64_t Tokenizer::vocab_size() const { return table_->vocab_size(text_.get()); }
+StatusOr<Tokenizer::Opened> Tokenizer::OpenPlugin(const xh_plugin& plugin) const {
+  std::vector<xh_text_file> views;
+  for (const auto& [name, bytes] : files_) {
+    views.push_back({name.c_str(), bytes.data(), static_cast<int64_t>(bytes.size())});
+  }
+  Opened opened;
+  opened.table = static_cast<const xh_text_table*>(plugin.table);
+  opened.plugin_name = plugin.name;
+  xh_text* text = nullptr;
+  XH_RETURN_IF_ERROR(
+      Named(opened.table->open(views.data(), static_cast<int64_t>(views.size()), &text), opened.plugin_name));
+  opened.text = {text, opened.table->close};
+  return opened;
+}
+
+const std::vector<Tokenizer::Opened>& Tokenizer::OtherRenderers() const {
+  std::call_once(others_opened_, [this] {
+    for (const xh_plugin* plugin : others_) {
+      StatusOr<Opened> opened = OpenPlugin(*plugin);
+      if (opened.ok()) renderers_.push_back(*std::move(opened));
+    }
+  });
+  return renderers_;
+}
+
+int64_t Tokenizer::vocab_size() const { return own_.table->vocab_size(own_.text.get()); }
 
 StatusOr<std::vector<int32_t>> Tokenizer::Encode(const std::string& text, bool add_special) const {
   return Filled<std::vector<int32_t>>(text.size() / 2 + 16, [&](int32_t* ids, int64_t capacity, int64_t* count) {
-    return Named(table_->encode(text_.get(), text.data(), static_cast<int64_t>(text.size()), add_special ? 1 : 0, ids,
-                                capacity, count),
-                 plugin_name_);
+    return Named(own_.table->encode(own_.text.get(), text.data(), static_cast<int64_t>(text.size()),
+                                    add_special ? 1 : 0, ids, capacity, count),
+                 own_.plugin_name);
   });
 }
 
 StatusOr<std::string> Tokenizer::Decode(const std::vector<int32_t>& ids) const {
   return Filled<std::string>(ids.size() * 8 + 16, [&](char* out, int64_t capacity, int64_t* size) {
-    return Named(table_->decode(text_.get(), ids.data(), static_cast<int64_t>(ids.size()), out, capacity, size),
-                 plugin_name_);
+    return Named(own_.table->decode(own_.text.get(), ids.data(), static_cast<int64_t>(ids.size()), out, capacity, size),
+                 own_.plugin_name);
   });
 }
 
 StatusOr<int32_t> Tokenizer::Special(const std::string& token) const {
   int32_t id = -1;
-  XH_RETURN_IF_ERROR(Named(table_->special(text_.get(), token.c_str(), &id), plugin_name_));
+  XH_RETURN_IF_ERROR(Named(own_.table->special(own_.text.get(), token.c_str(), &id), own_.plugin_name));
   return id;
 }
 
@@ -87,18 +107,28 @@ StatusOr<std::string> Tokenizer::RenderChat(const std::vector<Message>& messages
     views.push_back({message.role.c_str(), message.content.c_str()});
     guess += message.role.size() + message.content.size() + 64;
   }
-  return Filled<std::string>(guess, [&](char* out, int64_t capacity, int64_t* size) {
-    return Named(table_->render(text_.get(), views.data(), static_cast<int64_t>(views.size()),
-                                add_generation_prompt ? 1 : 0, out, capacity, size),
-                 plugin_name_);
-  });
+  auto rendered_by = [&](const Opened& opened) {
+    return Filled<std::string>(guess, [&](char* out, int64_t capacity, int64_t* size) {
+      return Named(opened.table->render(opened.text.get(), views.data(), static_cast<int64_t>(views.size()),
+                                        add_generation_prompt ? 1 : 0, out, capacity, size),
+                   opened.plugin_name);
+    });
+  };
+  StatusOr<std::string> rendered = rendered_by(own_);
+  if (rendered.ok() || CodeOf(rendered.status()) != XH_UNSUPPORTED) return rendered;
+  for (const Opened& other : OtherRenderers()) {
+    StatusOr<std::string> second = rendered_by(other);
+    if (second.ok() || CodeOf(second.status()) != XH_UNSUPPORTED) return second;
+  }
+  return rendered;
 }
 
 StatusOr<Tokenizer::Stream> Tokenizer::OpenStream(std::shared_ptr<const Tokenizer> tokenizer) {
   xh_text_stream* stream = nullptr;
-  XH_RETURN_IF_ERROR(Named(tokenizer->table_->stream_open(tokenizer->text_.get(), &stream), tokenizer->plugin_name_));
+  XH_RETURN_IF_ERROR(
+      Named(tokenizer->own_.table->stream_open(tokenizer->own_.text.get(), &stream), tokenizer->own_.plugin_name));
   Stream opened;
-  opened.stream_ = {stream, tokenizer->table_->stream_close};
+  opened.stream_ = {stream, tokenizer->own_.table->stream_close};
   opened.tokenizer_ = std::move(tokenizer);
   return opened;
 }
@@ -107,7 +137,7 @@ StatusOr<std::string> Tokenizer::Stream::Push(int32_t id) {
   const char* piece = nullptr;
   int64_t size = 0;
   XH_RETURN_IF_ERROR(
-      Named(tokenizer_->table_->stream_push(stream_.get(), id, &piece, &size), tokenizer_->plugin_name_));
+      Named(tokenizer_->own_.table->stream_push(stream_.get(), id, &piece, &size), tokenizer_->own_.plugin_name));
   return std::string(piece != nullptr ? piece : "", piece != nullptr ? size : 0);
 }
 

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,9 @@ class Tokenizer {
   StatusOr<std::vector<int32_t>> Encode(const std::string& text, bool add_special) const;
   StatusOr<std::string> Decode(const std::vector<int32_t>& ids) const;
   StatusOr<int32_t> Special(const std::string& token) const;
+  // The messages as the model's chat template writes them. A template that the tokenizer's own plugin cannot render is
+  // shown to the other text plugins, opened on the same files. Unsupported when none can; InvalidArgument with the
+  // template's words when it refuses the messages.
   StatusOr<std::string> RenderChat(const std::vector<Message>& messages, bool add_generation_prompt) const;
 
   // Text completed by one token after another: whole characters only.
@@ -46,11 +50,22 @@ class Tokenizer {
   static StatusOr<Stream> OpenStream(std::shared_ptr<const Tokenizer> tokenizer);
 
  private:
+  // One plugin, opened on the files.
+  struct Opened {
+    const xh_text_table* table = nullptr;
+    std::string plugin_name;
+    std::unique_ptr<xh_text, void (*)(xh_text*)> text{nullptr, nullptr};
+  };
+
   Tokenizer() = default;
+  StatusOr<Opened> OpenPlugin(const xh_plugin& plugin) const;
+  const std::vector<Opened>& OtherRenderers() const;
+
   std::map<std::string, std::string> files_;
-  const xh_text_table* table_ = nullptr;
-  std::string plugin_name_;
-  std::unique_ptr<xh_text, void (*)(xh_text*)> text_{nullptr, nullptr};
+  Opened own_;
+  std::vector<const xh_plugin*> others_;   // text plugins that can run here
+  mutable std::once_flag others_opened_;   // on the first template that the own plugin cannot render
+  mutable std::vector<Opened> renderers_;  // those of the others that open the files
 };
 
 }  // namespace xh

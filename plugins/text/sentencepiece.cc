@@ -237,7 +237,8 @@ xh_error* Render(const xh_text* text, const xh_message* messages, int64_t count,
     if (text->chat_template.empty()) return Error(XH_UNSUPPORTED, "the model has no chat template");
     if (!xh::text::IsChatMl(text->chat_template)) {
       return Error(XH_UNSUPPORTED,
-                   "this chat template needs a text plugin with a Jinja engine; this one renders ChatML");
+                   "this chat template needs the text plugin \"huggingface\", which has a Jinja engine; this one "
+                   "renders ChatML");
     }
     const std::string rendered = xh::text::RenderChatMl(messages, count, add_generation_prompt != 0);
     std::memcpy(out, rendered.data(), std::min<int64_t>(capacity, static_cast<int64_t>(rendered.size())));

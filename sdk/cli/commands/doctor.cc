@@ -28,6 +28,9 @@ void PrintReport(const json& report) {
         {plugin.value("kind", ""), plugin.value("name", ""), plugin.value("score", 0) > 0 ? "yes" : "no: " + why});
   }
   plugins.Print(std::cout);
+  for (const json& line : report.value("missing", json::array())) {
+    std::cout << "missing: " << line.get<std::string>() << "\n";
+  }
   std::cout << "\n";
   Table searched({"sought", "outcome"});
   for (const json& place : report["searched"]) searched.AddRow({place.value("path", ""), place.value("outcome", "")});
