@@ -6,6 +6,7 @@
 #include "core/merge/merge_job.h"
 #include "core/model/export.h"
 #include "core/model/import.h"
+#include "core/probe/probe_job.h"
 #include "core/train/distill_job.h"
 
 namespace xh {
@@ -16,6 +17,7 @@ const std::vector<JobKind>& JobKinds() {
       {"export", "write a model as a Hugging Face directory", kExportSchema, OpenExportJob},
       {"distill", "turn a teacher into a hybrid student, stage by stage", kDistillSchema, OpenDistillJob},
       {"merge", "merge students that began from the same weights", kMergeSchema, OpenMergeJob},
+      {"probe", "find the heads that carry retrieval, and plan a student that keeps them", kProbeSchema, OpenProbeJob},
       {"evaluate", "measure models on tasks, and students against their teacher", kEvaluateSchema, OpenEvaluateJob},
       {"bench", "time training and decoding against this machine's ceilings", kBenchSchema, OpenBenchJob},
   };

@@ -10,6 +10,8 @@ const char kDistillSchema[] = R"json({"options": [
   {"name": "teacher", "type": "text", "help": "checkpoint or Hugging Face directory of the teacher"},
   {"name": "student", "type": "text", "default": "",
    "help": "checkpoint of a student to go on with; or an object of options of a new one, {\"window\": 64, ...}"},
+  {"name": "plan", "type": "text", "default": "",
+   "help": "what xhybrid probe wrote: window, sinks and kept heads of a new student"},
   {"name": "stages", "type": "list",
    "help": "stages in order, [{\"stage\": \"align\", \"steps\": 150, ...}, {\"stage\": \"distill\", \"steps\": 250}]"},
   {"name": "data", "type": "list",
@@ -173,6 +175,10 @@ StatusOr<Recipe> ReadRecipe(const Registry& registry, const json& given) {
   XH_RETURN_IF_ERROR(ReadShape(options, &recipe));
   recipe.teacher = options["teacher"].get<std::string>();
   recipe.output = options["output"].get<std::string>();
+  recipe.plan = options["plan"].get<std::string>();
+  if (!recipe.plan.empty() && !recipe.start.empty()) {
+    return InvalidArgument(kWhere, ": \"plan\" is for a new student, and \"student\" names one; allowed: one of both");
+  }
   if (recipe.teacher.empty()) return InvalidArgument(kWhere, ": \"teacher\" is empty; allowed: a model directory");
   if (recipe.output.empty()) return InvalidArgument(kWhere, ": \"output\" is empty; allowed: a directory");
   recipe.seed = options["seed"].get<uint64_t>();

@@ -19,6 +19,7 @@ struct Recipe {
   std::string teacher;             // a model directory
   std::string start;               // a student to go on with; "" makes a new one
   nlohmann::json student_options;  // of a new student, as kStudentSchema says
+  std::string plan;                // of a probe: heads that a new student keeps; "" for none
   std::vector<StageRecipe> stages;
   std::vector<DataSource> data;
   int64_t context = 0;      // tokens of a row

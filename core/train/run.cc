@@ -5,6 +5,8 @@
 
 #include "absl/strings/str_format.h"
 #include "core/checkpoint/dtype.h"
+#include "core/json_fields.h"
+#include "core/probe/plan.h"
 #include "core/train/report.h"
 
 namespace xh {
@@ -17,6 +19,7 @@ StatusOr<std::unique_ptr<DistillRun>> DistillRun::Open(std::shared_ptr<Runtime> 
     XH_ASSIGN_OR_RETURN(run->directory_, RunDirectory::Open(run->recipe_.output));
   }
   XH_RETURN_IF_ERROR(run->LoadTeacher());
+  XH_RETURN_IF_ERROR(run->ReadPlan());
   XH_RETURN_IF_ERROR(run->LoadData());
   XH_RETURN_IF_ERROR(run->Describe());
   XH_RETURN_IF_ERROR(run->OpenDirectory());
@@ -38,6 +41,15 @@ Status DistillRun::LoadTeacher() {
     return Incompatible(recipe_.teacher, ": the tokenizer has ", teacher_->tokenizer->vocab_size(),
                         " tokens, the model's vocabulary ", config.vocab_size);
   }
+  return absl::OkStatus();
+}
+
+// What a plan says becomes options of the student, so that the run's description holds it.
+Status DistillRun::ReadPlan() {
+  if (recipe_.plan.empty()) return absl::OkStatus();
+  XH_ASSIGN_OR_RETURN(const json object, ReadJsonFile(recipe_.plan));
+  XH_ASSIGN_OR_RETURN(const Plan plan, PlanFromJson(teacher_->config, object, recipe_.plan));
+  XH_ASSIGN_OR_RETURN(recipe_.student_options, StudentOptions(plan, recipe_.student_options, recipe_.plan));
   return absl::OkStatus();
 }
 

@@ -73,6 +73,7 @@ class DistillRun {
   DistillRun(std::shared_ptr<Runtime> runtime, Recipe recipe)
       : runtime_(std::move(runtime)), recipe_(std::move(recipe)) {}
   Status LoadTeacher();
+  Status ReadPlan();
   Status LoadData();
   Status Describe();
   Status OpenDirectory();

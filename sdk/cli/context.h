@@ -55,6 +55,7 @@ void AddImport(CLI::App& app, Context& context);
 void AddExport(CLI::App& app, Context& context);
 void AddDistill(CLI::App& app, Context& context);
 void AddMerge(CLI::App& app, Context& context);
+void AddProbe(CLI::App& app, Context& context);
 void AddGenerate(CLI::App& app, Context& context);
 void AddEvaluate(CLI::App& app, Context& context);
 void AddInspect(CLI::App& app, Context& context);

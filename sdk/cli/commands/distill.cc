@@ -10,7 +10,7 @@ namespace cli {
 namespace {
 
 struct Flags {
-  std::string recipe, teacher, student, output, dtype;
+  std::string recipe, teacher, student, plan, output, dtype;
   std::vector<std::string> stages, data, set;
   std::vector<int64_t> steps;
   std::vector<double> learning_rates;
@@ -74,6 +74,7 @@ json Overridden(json recipe, const Flags& flags, const CLI::App& command) {
   };
   set("--teacher", "teacher", flags.teacher);
   set("--student", "student", flags.student);
+  set("--plan", "plan", flags.plan);
   set("--output", "output", flags.output);
   set("--dtype", "dtype", flags.dtype);
   set("--context", "context", flags.context);
@@ -109,6 +110,7 @@ void AddFlags(CLI::App* command, Flags& flags) {
   command->add_option("--recipe", flags.recipe, "Recipe, a JSON file; flags below go on top of it");
   command->add_option("--teacher", flags.teacher, "Checkpoint or Hugging Face directory");
   command->add_option("--student", flags.student, "Checkpoint of a student to go on with (default: a new one)");
+  command->add_option("--plan", flags.plan, "New student: window, sinks and kept heads as xhybrid probe found them");
   command->add_option("--output", flags.output, "Directory of the run; student.xhy is written there");
   Repeatable(command->add_option("--stage", flags.stages, "Stage plugin, in order; may repeat"));
   Repeatable(command->add_option("--steps", flags.steps, "Steps of each stage, once for each or once for all"));
