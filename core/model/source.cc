@@ -144,6 +144,17 @@ StatusOr<ModelSource> OpenModelSource(const std::string& path) {
                   " (a checkpoint) nor config.json (a Hugging Face ", "directory)");
 }
 
+StatusOr<std::map<std::string, std::string>> ReadTokenizerFiles(const std::string& path) {
+  XH_RETURN_IF_ERROR(File::OpenDirectory(path).status());
+  if (Exists(path + "/" + kManifestFile)) {
+    XH_ASSIGN_OR_RETURN(std::shared_ptr<CheckpointReader> reader, CheckpointReader::Open(path));
+    return ReadFiles(*reader, kTokenizerPrefix);
+  }
+  std::map<std::string, std::string> files;
+  XH_RETURN_IF_ERROR(ReadDirectory(path, TokenizerFileNames(), &files));
+  return files;
+}
+
 StatusOr<std::vector<SourceTensor>> MatchTensors(const ModelConfig& config, const std::vector<SourceTensor>& stored,
                                                  const std::string& where) {
   std::map<std::string, const SourceTensor*> by_name;

@@ -33,6 +33,8 @@ struct ModelSource {
 // A checkpoint directory (*.xhy) or a Hugging Face directory. Checks the config, and name, shape and dtype of every
 // tensor, before any tensor is read. NotFound, Corrupt, Incompatible, Unsupported or InvalidArgument.
 StatusOr<ModelSource> OpenModelSource(const std::string& path);
+// The tokenizer files of a model, or of a directory that holds nothing else; without opening any weights.
+StatusOr<std::map<std::string, std::string>> ReadTokenizerFiles(const std::string& path);
 // A Hugging Face directory alone: of a teacher, or one that export wrote.
 StatusOr<ModelSource> OpenHuggingFace(const std::string& directory);
 // The config in the files "config.json" and "generation_config.json" of a teacher; `directory` opens the messages.

@@ -35,6 +35,9 @@ class LineReader {
     return absl::OkStatus();
   }
 
+  int64_t bytes() const { return size_; }
+  int64_t bytes_read() const { return offset_; }
+
   std::string Digest() {
     const Sha256::Digest digest = sha_.Finish();
     return absl::BytesToHexString(std::string(digest.begin(), digest.end()));
@@ -99,8 +102,7 @@ std::vector<Row> ReadRows(const std::vector<std::string>& lines, const std::stri
   return rows;
 }
 
-Status AddRow(const Row& row, const std::string& place, const DocumentOptions& options, Documents* documents,
-              std::string* last_problem) {
+Status AddRow(const Row& row, const std::string& place, const DocumentOptions& options, Documents* documents) {
   if (!row.has_value()) return absl::OkStatus();
   if (row->ok() && !(*row)->empty()) {
     documents->tokens.insert(documents->tokens.end(), (*row)->begin(), (*row)->end());
@@ -110,31 +112,59 @@ Status AddRow(const Row& row, const std::string& place, const DocumentOptions& o
   const Status why = Annotate(row->ok() ? InvalidArgument("the document is empty") : row->status(), place);
   if (documents->skipped_rows >= options.max_bad_rows) return why;
   ++documents->skipped_rows;
-  *last_problem = std::string(why.message());
-  if (options.warn) options.warn(absl::StrCat("row skipped: ", *last_problem));
+  documents->last_problem = std::string(why.message());
+  if (options.warn) options.warn(absl::StrCat("row skipped: ", documents->last_problem));
   return absl::OkStatus();
 }
 
 }  // namespace
 
+struct DocumentReader::State {
+  DataSource source;
+  DocumentOptions options;
+  LineReader lines;
+  std::vector<std::string> block;
+};
+
+DocumentReader::DocumentReader(std::unique_ptr<State> state) : state_(std::move(state)) {}
+DocumentReader::~DocumentReader() = default;
+int64_t DocumentReader::bytes() const { return state_->lines.bytes(); }
+int64_t DocumentReader::bytes_read() const { return state_->lines.bytes_read(); }
+
+StatusOr<std::unique_ptr<DocumentReader>> DocumentReader::Open(const DataSource& source,
+                                                               const DocumentOptions& options) {
+  XH_ASSIGN_OR_RETURN(LineReader lines, LineReader::Open(source.path));
+  return std::unique_ptr<DocumentReader>(
+      new DocumentReader(std::make_unique<State>(State{source, options, std::move(lines), {}})));
+}
+
+StatusOr<bool> DocumentReader::Next(Documents* documents) {
+  State& state = *state_;
+  int64_t first = 0;
+  XH_RETURN_IF_ERROR(state.lines.NextBlock(&state.block, &first));
+  if (state.block.empty()) {
+    documents->sha256 = state.lines.Digest();
+    return false;
+  }
+  const std::vector<Row> rows = ReadRows(state.block, state.source.kind, state.options);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const std::string place = absl::StrCat(state.source.path, ":", first + static_cast<int64_t>(i));
+    XH_RETURN_IF_ERROR(AddRow(rows[i], place, state.options, documents));
+  }
+  return true;
+}
+
 StatusOr<Documents> ReadDocuments(const DataSource& source, const DocumentOptions& options) {
   Documents documents;
   documents.path = source.path;
-  XH_ASSIGN_OR_RETURN(LineReader reader, LineReader::Open(source.path));
-  std::vector<std::string> lines;
-  std::string last_problem = "it is empty";
-  for (;;) {
-    int64_t first = 0;
-    XH_RETURN_IF_ERROR(reader.NextBlock(&lines, &first));
-    if (lines.empty()) break;
-    const std::vector<Row> rows = ReadRows(lines, source.kind, options);
-    for (size_t i = 0; i < rows.size(); ++i) {
-      const std::string place = absl::StrCat(source.path, ":", first + static_cast<int64_t>(i));
-      XH_RETURN_IF_ERROR(AddRow(rows[i], place, options, &documents, &last_problem));
-    }
+  XH_ASSIGN_OR_RETURN(const std::unique_ptr<DocumentReader> reader, DocumentReader::Open(source, options));
+  for (bool more = true; more;) {
+    XH_ASSIGN_OR_RETURN(more, reader->Next(&documents));
   }
-  if (documents.count() == 0) return InvalidArgument(source.path, " holds no document: ", last_problem);
-  documents.sha256 = reader.Digest();
+  if (documents.count() == 0) {
+    return InvalidArgument(
+        source.path, " holds no document: ", documents.last_problem.empty() ? "it is empty" : documents.last_problem);
+  }
   return documents;
 }
 

@@ -88,6 +88,24 @@ StatusOr<std::vector<int32_t>> ReadChat(const json& list, const DocumentOptions&
   return ids;
 }
 
+// "masked" beside "ids": ranges [first, end) of tokens that an assistant did not write.
+Status MaskRanges(const json& ranges, std::vector<int32_t>* ids) {
+  const int64_t count = static_cast<int64_t>(ids->size());
+  int64_t least = 0;
+  if (!ranges.is_array()) return InvalidArgument("\"masked\" is not a list of ranges [first, end]");
+  for (const json& range : ranges) {
+    const bool whole = range.is_array() && range.size() == 2 && range[0].is_number_integer() &&
+                       range[1].is_number_integer() && range[0] >= least && range[0] < range[1] && range[1] <= count;
+    if (!whole) {
+      return InvalidArgument("\"masked\" holds ", range.dump(-1, ' ', true, json::error_handler_t::replace),
+                             "; allowed: increasing ranges [first, end] within 0 to ", count);
+    }
+    least = range[1].get<int64_t>();
+    for (int64_t t = range[0].get<int64_t>(); t < least; ++t) (*ids)[t] = ~(*ids)[t];
+  }
+  return absl::OkStatus();
+}
+
 StatusOr<std::vector<int32_t>> ReadIds(const json& list) {
   if (!list.is_array()) return InvalidArgument("\"ids\" is not a list of token ids");
   std::vector<int32_t> ids;
@@ -119,6 +137,10 @@ StatusOr<std::vector<int32_t>> ReadDocument(const std::string& line, const std::
     const json* list = fields.Get("ids");
     if (list == nullptr) return InvalidArgument("the row has no \"ids\"");
     XH_ASSIGN_OR_RETURN(ids, ReadIds(*list));
+    XH_RETURN_IF_ERROR(CheckIds(ids, options.config->vocab_size));
+    const json* masked = fields.Get("masked");
+    if (masked != nullptr && options.loss_on_assistant) XH_RETURN_IF_ERROR(MaskRanges(*masked, &ids));
+    return ids;
   } else {
     XH_ASSIGN_OR_RETURN(const std::string text, fields.Text("text"));
     XH_ASSIGN_OR_RETURN(ids, EncodeText(text, options));

@@ -56,6 +56,7 @@ void AddExport(CLI::App& app, Context& context);
 void AddDistill(CLI::App& app, Context& context);
 void AddMerge(CLI::App& app, Context& context);
 void AddProbe(CLI::App& app, Context& context);
+void AddTokenize(CLI::App& app, Context& context);
 void AddGenerate(CLI::App& app, Context& context);
 void AddEvaluate(CLI::App& app, Context& context);
 void AddInspect(CLI::App& app, Context& context);
