@@ -368,6 +368,14 @@ TEST(Export, RefusesFilesThatAnImportWouldNotRead) {
   }
 }
 
+TEST(Export, RefusesHybridLayersThatKeepHeads) {
+  Scratch scratch;
+  auto student = MakeStudent(*LoadTeacher("hf_qwen2"), json::parse(R"({"layers": [{"layer": 1, "window": [0, 9]}]})"));
+  ASSERT_TRUE(Save(*student, scratch / "student.xhy").ok());
+  EXPECT_THAT(RunExport({{"model", scratch / "student.xhy"}, {"output", scratch / "out"}}),
+              FailsWith(XH_UNSUPPORTED, "layer 1 is \"hybrid\" with heads kept"));
+}
+
 TEST(Export, RefusesBadRecipes) {
   Scratch scratch;
   const std::string teacher = TeacherPath("hf_llama");
