@@ -302,7 +302,8 @@ class Checkpoint {
   detail::Handle<xh_checkpoint, xh_checkpoint_free> handle_;
 };
 
-// Long work: "import", "export", "distill", "merge", "evaluate", "bench". One thread at a time, cancel() from any.
+// Long work: "import", "export", "tokenize", "distill", "probe", "merge", "evaluate", "bench". One thread at a
+// time, cancel() from any.
 class Job {
  public:
   explicit Job(xh_job* job) noexcept : handle_(job) {}  // takes over
