@@ -182,7 +182,8 @@ XH_API void xh_model_free(xh_model* model);
 XH_API XH_CHECKED xh_error* xh_model_describe(const xh_model* model, xh_bytes** out);
 XH_API int64_t xh_model_vocab_size(const xh_model* model);
 /* Text to token ids. Writes at most `capacity` ids and sets *count to the number there are: call again when larger.
- * `add_special` 1 adds what the tokenizer puts around a document (for example <s>). */
+ * `add_special` 1 adds what the tokenizer puts around a document (for example <s>), but no second one in front of a
+ * text that begins with it, as some chat templates write it. */
 XH_API XH_CHECKED xh_error* xh_model_encode(const xh_model* model, const char* text, int64_t text_size,
                                             int32_t add_special, int32_t* ids, int64_t capacity, int64_t* count);
 XH_API XH_CHECKED xh_error* xh_model_decode(const xh_model* model, const int32_t* ids, int64_t count, xh_bytes** out);

@@ -126,7 +126,8 @@ enum {
    * xh_heads_params, N heads of them, head heads[j] of h mixes o and x of j with its own y; the others are y's.
    * needs o, x, y. */
   XH_OP_MIX = 36,
-  /* x[B,U,T,d] -> y[B,N,T,d]: head j of y is head heads[j] of x. needs nothing. xh_heads_params. */
+  /* x[B,U,T,d] -> y[B,N,T,d]: head j of y is head heads[j] of x, which may come several times. needs nothing.
+   * xh_heads_params. */
   XH_OP_SELECT_HEADS = 37,
 
   /* student x[B,H,T,d], teacher[B,H,T,d], scale f32[1] -> sums f32[2] = { sum (x - teacher)^2, sum teacher^2 }
@@ -201,7 +202,7 @@ typedef struct xh_feature_map_params {
 typedef struct xh_heads_params {
   uint32_t struct_size;
   int32_t count;
-  const int32_t* heads; /* [count], increasing, borrowed during plan_open */
+  const int32_t* heads; /* [count], increasing (XH_OP_SELECT_HEADS: or equal), borrowed during plan_open */
 } xh_heads_params;
 
 typedef int32_t xh_kl_mode;

@@ -98,7 +98,9 @@ Value HeadGate(Graph& graph, Value q, Value k, Value v, Value w, Value b) {
 Value SelectHeads(Graph& graph, Value x, const std::vector<int32_t>& heads) {
   const Shape shape = graph.shape(x);
   const int64_t count = static_cast<int64_t>(heads.size());
-  if (count == shape[1]) return x;
+  bool same = count == shape[1];
+  for (int64_t j = 0; same && j < count; ++j) same = heads[j] == j;
+  if (same) return x;
   xh_heads_params params{XH_SIZED(xh_heads_params), static_cast<int32_t>(count), graph.Intern(heads)};
   return One(graph, XH_OP_SELECT_HEADS, params, {x}, {graph.dtype(x), {shape[0], count, shape[2], shape[3]}, true});
 }

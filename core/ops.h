@@ -18,7 +18,8 @@ Value Embed(Graph& graph, Value table, Value ids, xh_dtype dtype);  // ids[M] ->
 Value Cast(Graph& graph, Value x, xh_dtype dtype);
 Value FeatureMap(Graph& graph, Value u, Value a, xh_feature_map kind);      // u[B,U,T,d], a[H,d,n] -> [B,H,T,n|2n]
 Value HeadGate(Graph& graph, Value q, Value k, Value v, Value w, Value b);  // -> o f32[B,H,T]
-// The heads [B,N,T,d] of x [B,U,T,d] that the list names, in increasing order; x itself when it names all.
+// The heads [B,N,T,d] of x [B,U,T,d] that a sorted list names, any of them several times; x itself when it names each
+// once.
 Value SelectHeads(Graph& graph, Value x, const std::vector<int32_t>& heads);
 // y [B,H,T,d] with o x + (1 - o) y in the N heads that the list names; o [B,N,T], x [B,N,T,d].
 Value Mix(Graph& graph, Value o, Value x, Value y, const std::vector<int32_t>& heads);

@@ -22,14 +22,22 @@ U* Place(const xh_tensor& layout, const xh_tensor& arg, Token token, int64_t h) 
   return static_cast<U*>(arg.data) + token.b * layout.stride[0] + h * layout.stride[1] + token.t * layout.stride[2];
 }
 
-// For each of `heads` heads its place in the list, or -1.
-std::vector<int64_t> PlacesInList(const xh_heads_params& params, int64_t heads) {
-  std::vector<int64_t> places(static_cast<size_t>(heads), -1);
-  for (int32_t j = 0; j < params.count; ++j) places[params.heads[j]] = j;
+// Where a head stands in a list: places [first, last), most often one or none.
+struct Places {
+  int64_t first, last;
+};
+std::vector<Places> PlacesInList(const xh_heads_params& params, int64_t heads) {
+  std::vector<Places> places;
+  for (int64_t head = 0, at = 0; head < heads; ++head) {
+    const int64_t first = at;
+    while (at < params.count && params.heads[at] == head) ++at;
+    places.push_back({first, at});
+  }
   return places;
 }
 
-Refusal CheckHeads(const char* op, const xh_heads_params& params, int64_t count, int64_t heads) {
+// `step` 1: heads are increasing; 0: or equal.
+Refusal CheckHeads(const char* op, const xh_heads_params& params, int64_t count, int64_t heads, int32_t step) {
   const std::string where = std::string(op) + ": ";
   if (params.heads == nullptr || params.count != count) {
     return Invalid(where + "count is " + std::to_string(params.count) + " with heads " +
@@ -39,9 +47,10 @@ Refusal CheckHeads(const char* op, const xh_heads_params& params, int64_t count,
   for (int32_t j = 0; j < params.count; ++j) {
     if (params.heads[j] < least || params.heads[j] >= heads) {
       return Invalid(where + "heads[" + std::to_string(j) + "] is " + std::to_string(params.heads[j]) +
-                     ", allowed are increasing numbers below " + std::to_string(heads));
+                     ", allowed are " + (step == 0 ? "sorted" : "increasing") + " numbers below " +
+                     std::to_string(heads));
     }
-    least = params.heads[j] + 1;
+    least = params.heads[j] + step;
   }
   return {};
 }
@@ -50,7 +59,7 @@ Refusal CheckHeads(const char* op, const xh_heads_params& params, int64_t count,
 template <class T>
 class MixPlan final : public Plan {
  public:
-  MixPlan(const Request& request, const Dims& dims, std::vector<int64_t> places)
+  MixPlan(const Request& request, const Dims& dims, std::vector<Places> places)
       : args_(request.args),
         places_(std::move(places)),
         t_(dims['T']),
@@ -78,8 +87,8 @@ class MixPlan final : public Plan {
   }
 
   void Head(const xh_tensor* args, Token token, int64_t h) const {
-    const int64_t mixed = places_[h];
-    if (mixed < 0) return Pass(args, token, h);
+    if (places_[h].first == places_[h].last) return Pass(args, token, h);
+    const int64_t mixed = places_[h].first;
     const float o = *At<float>(args, kO, token, mixed);
     const T *x = At<T>(args, kX, token, mixed), *y = At<T>(args, kY, token, h);
     if (backward_) return Backward(args, token, h, o, x, y);
@@ -101,7 +110,7 @@ class MixPlan final : public Plan {
   }
 
   void Backward(const xh_tensor* args, Token token, int64_t h, float o, const T* x, const T* y) const {
-    const int64_t mixed = places_[h];
+    const int64_t mixed = places_[h].first;
     const T* const dh = At<T>(args, kDh, token, h);
     T *dx = At<T>(args, kDx, token, mixed), *dy = At<T>(args, kDy, token, h);
     Vec dot = {};
@@ -117,17 +126,17 @@ class MixPlan final : public Plan {
   }
 
   std::vector<xh_tensor> args_;
-  std::vector<int64_t> places_;
+  std::vector<Places> places_;
   int64_t t_, d_, tokens_;
   int parts_;
   bool backward_;
 };
 
-// y's heads are some of x's; dx of the others is zero.
+// y's heads are some of x's; dx of a head is the sum over where it stands.
 template <class T>
 class SelectPlan final : public Plan {
  public:
-  SelectPlan(const Request& request, const Dims& dims, std::vector<int64_t> places)
+  SelectPlan(const Request& request, const Dims& dims, std::vector<Places> places)
       : args_(request.args),
         places_(std::move(places)),
         t_(dims['T']),
@@ -142,7 +151,10 @@ class SelectPlan final : public Plan {
     if (!Present(args_[backward_ ? kDx : kY])) return;
     RunParts(parts_, tokens_, [&](int64_t first, int64_t last, int) {
       for (int64_t i = first; i < last; ++i) {
-        for (size_t u = 0; u < places_.size(); ++u) Head(args, {i / t_, i % t_}, static_cast<int64_t>(u));
+        for (size_t u = 0; u < places_.size(); ++u) {
+          backward_ ? Backward(args, {i / t_, i % t_}, static_cast<int64_t>(u))
+                    : Forward(args, {i / t_, i % t_}, static_cast<int64_t>(u));
+        }
       }
     });
   }
@@ -150,21 +162,28 @@ class SelectPlan final : public Plan {
  private:
   enum { kX, kY, kDy, kDx };
 
-  void Head(const xh_tensor* args, Token token, int64_t u) const {
-    const int64_t place = places_[u];
-    if (place < 0 && (!backward_ || Accumulates(args_[kDx]))) return;
-    const int from_index = backward_ ? kDy : kX, to_index = backward_ ? kDx : kY;
-    const T* from = nullptr;  // zero
-    if (place >= 0) from = Place<T>(args_[from_index], args[from_index], token, backward_ ? place : u);
-    T* const to = Place<T>(args_[to_index], args[to_index], token, backward_ ? u : place);
+  void Forward(const xh_tensor* args, Token token, int64_t u) const {
+    const T* const x = Place<T>(args_[kX], args[kX], token, u);
+    for (int64_t place = places_[u].first; place < places_[u].last; ++place) {
+      T* const y = Place<T>(args_[kY], args[kY], token, place);
+      ForLanes(d_, [&](int64_t j, auto lanes) { Put(y + j, Get(x + j, lanes), lanes); });
+    }
+  }
+
+  void Backward(const xh_tensor* args, Token token, int64_t u) const {
+    T* const dx = Place<T>(args_[kDx], args[kDx], token, u);
     ForLanes(d_, [&](int64_t j, auto lanes) {
-      const Vec value = from == nullptr ? Vec{} : Get(from + j, lanes);
-      PutGradient(to + j, value, backward_ && Accumulates(args_[kDx]), lanes);
+      Vec sum = {};
+      for (int64_t place = places_[u].first; place < places_[u].last; ++place) {
+        const T* const dy = Place<T>(args_[kDy], args[kDy], token, place);
+        if (dy != nullptr) sum = sum + Get(dy + j, lanes);
+      }
+      PutGradient(dx + j, sum, Accumulates(args_[kDx]), lanes);
     });
   }
 
   std::vector<xh_tensor> args_;
-  std::vector<int64_t> places_;
+  std::vector<Places> places_;
   int64_t t_, d_, tokens_;
   int parts_;
   bool backward_;
@@ -181,18 +200,18 @@ Refusal OpenMix(const Request& request, std::unique_ptr<Plan>* out) {
                                     {"y", "BHTd", Type::kActivation, kNeeded}},
                                    {{"h", "BHTd", Type::kActivation, 0}}, &dims);
   if (refusal.code != 0) return refusal;
-  std::vector<int64_t> places;
+  std::vector<Places> places;
   if (request.params_size > 0) {
     xh_heads_params params = {};
     refusal = Params("MIX", request, &params);
-    if (refusal.code == 0) refusal = CheckHeads("MIX", params, dims['N'], dims['H']);
+    if (refusal.code == 0) refusal = CheckHeads("MIX", params, dims['N'], dims['H'], 1);
     if (refusal.code != 0) return refusal;
     places = PlacesInList(params, dims['H']);
   } else if (dims['N'] != dims['H']) {
     return Invalid("MIX: o has " + std::to_string(dims['N']) + " heads and y " + std::to_string(dims['H']) +
                    ", without params they are as many");
   } else {
-    for (int64_t h = 0; h < dims['H']; ++h) places.push_back(h);
+    for (int64_t h = 0; h < dims['H']; ++h) places.push_back({h, h + 1});
   }
   WithType(dims.activation, [&](auto t) { *out = std::make_unique<MixPlan<decltype(t)>>(request, dims, places); });
   return {};
@@ -206,9 +225,9 @@ Refusal OpenSelectHeads(const Request& request, std::unique_ptr<Plan>* out) {
   if (refusal.code == 0) refusal = Params("SELECT_HEADS", request, &params);
   // BACKWARD has neither x nor y: their sizes are those of the gradients, which may be absent.
   const int64_t count = dims['N'] < 0 ? params.count : dims['N'], heads = dims['U'] < 0 ? INT32_MAX : dims['U'];
-  if (refusal.code == 0) refusal = CheckHeads("SELECT_HEADS", params, count, heads);
+  if (refusal.code == 0) refusal = CheckHeads("SELECT_HEADS", params, count, heads, 0);
   if (refusal.code != 0) return refusal;
-  std::vector<int64_t> places;
+  std::vector<Places> places;
   if (dims['U'] >= 0) places = PlacesInList(params, dims['U']);
   WithType(dims.activation, [&](auto t) { *out = std::make_unique<SelectPlan<decltype(t)>>(request, dims, places); });
   return {};

@@ -49,19 +49,6 @@ Status AddKnown(const std::map<std::string, std::string>& from, const std::vecto
   return absl::OkStatus();
 }
 
-// The Python of students has no hybrid layers of which some heads are kept.
-Status RefuseKeptHeads(const ModelConfig& config, const std::string& where) {
-  for (int64_t layer = 0; layer < config.layer_count; ++layer) {
-    const MixerConfig& mixer = config.mixers[layer];
-    if (mixer.kind != "hybrid") continue;
-    if (std::find(mixer.windows.begin(), mixer.windows.end(), 0) == mixer.windows.end()) continue;
-    return Unsupported(where, ": layer ", layer,
-                       " is \"hybrid\" with heads kept at unlimited window; allowed: windows, or ",
-                       "the kind \"attention\"");
-  }
-  return absl::OkStatus();
-}
-
 class ExportJob : public Job {
  public:
   ExportJob(ExportOptions options, ModelSource source) : options_(std::move(options)), source_(std::move(source)) {}
@@ -181,7 +168,6 @@ StatusOr<std::unique_ptr<Job>> OpenExportJob(const std::shared_ptr<Runtime>&, co
     return InvalidArgument("export: \"output\" is missing; allowed: a directory to write, or \"dry_run\"");
   }
   XH_ASSIGN_OR_RETURN(ModelSource source, OpenModelSource(options.model));
-  XH_RETURN_IF_ERROR(RefuseKeptHeads(source.config, options.model));
   auto job = std::make_unique<ExportJob>(std::move(options), std::move(source));
   XH_RETURN_IF_ERROR(job->Open());
   return std::unique_ptr<Job>(std::move(job));

@@ -112,7 +112,7 @@ const std::vector<std::string>& QuestionKinds() {
 StatusOr<std::vector<Question>> MakeQuestions(const Model& model, const std::string& kind,
                                               const QuestionOptions& options) {
   std::vector<Question> questions;
-  Draw draw(options.seed ^ std::hash<char>()(kind[0]));
+  Draw draw(options.seed * 3 + static_cast<uint64_t>(kind[0]));
   for (int64_t length : options.lengths) {
     // Different texts of as many parts differ by a few tokens.
     const int64_t most = std::min(length, model.config.context - 8);

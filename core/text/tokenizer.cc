@@ -45,6 +45,7 @@ StatusOr<std::shared_ptr<Tokenizer>> Tokenizer::Open(const Registry& registry,
   std::shared_ptr<Tokenizer> tokenizer(new Tokenizer);
   tokenizer->files_ = std::move(files);
   XH_ASSIGN_OR_RETURN(tokenizer->own_, tokenizer->OpenPlugin(*plugin));
+  XH_RETURN_IF_ERROR(tokenizer->FindOpening());
   for (const LoadedPlugin& loaded : registry.plugins()) {
     const bool other = loaded.plugin->kind == XH_PLUGIN_TEXT && loaded.plugin != plugin && loaded.plugin->score > 0;
     if (other) tokenizer->others_.push_back(loaded.plugin);
@@ -79,12 +80,25 @@ const std::vector<Tokenizer::Opened>& Tokenizer::OtherRenderers() const {
 
 int64_t Tokenizer::vocab_size() const { return own_.table->vocab_size(own_.text.get()); }
 
+// Of any text: what comes with special tokens before what comes without them.
+Status Tokenizer::FindOpening() {
+  XH_ASSIGN_OR_RETURN(const std::vector<int32_t> plain, Encode("a", false));
+  XH_ASSIGN_OR_RETURN(const std::vector<int32_t> marked, Encode("a", true));
+  if (marked.size() > plain.size() && !plain.empty() && marked[0] != plain[0]) opening_ = marked[0];
+  return absl::OkStatus();
+}
+
 StatusOr<std::vector<int32_t>> Tokenizer::Encode(const std::string& text, bool add_special) const {
-  return Filled<std::vector<int32_t>>(text.size() / 2 + 16, [&](int32_t* ids, int64_t capacity, int64_t* count) {
-    return Named(own_.table->encode(own_.text.get(), text.data(), static_cast<int64_t>(text.size()),
-                                    add_special ? 1 : 0, ids, capacity, count),
-                 own_.plugin_name);
-  });
+  XH_ASSIGN_OR_RETURN(
+      std::vector<int32_t> ids,
+      Filled<std::vector<int32_t>>(text.size() / 2 + 16, [&](int32_t* out, int64_t capacity, int64_t* count) {
+        return Named(own_.table->encode(own_.text.get(), text.data(), static_cast<int64_t>(text.size()),
+                                        add_special ? 1 : 0, out, capacity, count),
+                     own_.plugin_name);
+      }));
+  const bool twice = add_special && opening_ >= 0 && ids.size() > 1 && ids[0] == opening_ && ids[1] == opening_;
+  if (twice) ids.erase(ids.begin());
+  return ids;
 }
 
 StatusOr<std::string> Tokenizer::Decode(const std::vector<int32_t>& ids) const {

@@ -29,6 +29,8 @@ class Tokenizer {
 
   const std::map<std::string, std::string>& files() const { return files_; }
   int64_t vocab_size() const;
+  // With `add_special` the special tokens that the tokenizer adds; the one that opens a text is not added where the
+  // text begins with it itself, as some chat templates write it.
   StatusOr<std::vector<int32_t>> Encode(const std::string& text, bool add_special) const;
   StatusOr<std::string> Decode(const std::vector<int32_t>& ids) const;
   StatusOr<int32_t> Special(const std::string& token) const;
@@ -59,10 +61,12 @@ class Tokenizer {
 
   Tokenizer() = default;
   StatusOr<Opened> OpenPlugin(const xh_plugin& plugin) const;
+  Status FindOpening();
   const std::vector<Opened>& OtherRenderers() const;
 
   std::map<std::string, std::string> files_;
   Opened own_;
+  int32_t opening_ = -1;                   // the special token that is added before a text; -1: none
   std::vector<const xh_plugin*> others_;   // text plugins that can run here
   mutable std::once_flag others_opened_;   // on the first template that the own plugin cannot render
   mutable std::vector<Opened> renderers_;  // those of the others that open the files

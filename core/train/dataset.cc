@@ -124,6 +124,7 @@ struct DocumentReader::State {
   DocumentOptions options;
   LineReader lines;
   std::vector<std::string> block;
+  bool found = false;  // a document
 };
 
 DocumentReader::DocumentReader(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -135,35 +136,34 @@ StatusOr<std::unique_ptr<DocumentReader>> DocumentReader::Open(const DataSource&
                                                                const DocumentOptions& options) {
   XH_ASSIGN_OR_RETURN(LineReader lines, LineReader::Open(source.path));
   return std::unique_ptr<DocumentReader>(
-      new DocumentReader(std::make_unique<State>(State{source, options, std::move(lines), {}})));
+      new DocumentReader(std::make_unique<State>(State{source, options, std::move(lines), {}, false})));
 }
 
 StatusOr<bool> DocumentReader::Next(Documents* documents) {
   State& state = *state_;
   int64_t first = 0;
   XH_RETURN_IF_ERROR(state.lines.NextBlock(&state.block, &first));
+  documents->path = state.source.path;
   if (state.block.empty()) {
     documents->sha256 = state.lines.Digest();
-    return false;
+    if (state.found) return false;
+    return InvalidArgument(state.source.path, " holds no document: ",
+                           documents->last_problem.empty() ? "it is empty" : documents->last_problem);
   }
   const std::vector<Row> rows = ReadRows(state.block, state.source.kind, state.options);
   for (size_t i = 0; i < rows.size(); ++i) {
     const std::string place = absl::StrCat(state.source.path, ":", first + static_cast<int64_t>(i));
     XH_RETURN_IF_ERROR(AddRow(rows[i], place, state.options, documents));
   }
+  state.found = state.found || documents->count() > 0;
   return true;
 }
 
 StatusOr<Documents> ReadDocuments(const DataSource& source, const DocumentOptions& options) {
   Documents documents;
-  documents.path = source.path;
   XH_ASSIGN_OR_RETURN(const std::unique_ptr<DocumentReader> reader, DocumentReader::Open(source, options));
   for (bool more = true; more;) {
     XH_ASSIGN_OR_RETURN(more, reader->Next(&documents));
-  }
-  if (documents.count() == 0) {
-    return InvalidArgument(
-        source.path, " holds no document: ", documents.last_problem.empty() ? "it is empty" : documents.last_problem);
   }
   return documents;
 }

@@ -47,7 +47,8 @@ class DocumentReader {
  public:
   static StatusOr<std::unique_ptr<DocumentReader>> Open(const DataSource& source, const DocumentOptions& options);
   ~DocumentReader();
-  // Appends the documents of the next block; false at the end of the file, when *documents has its digest.
+  // Appends the documents of the next block; false at the end of the file, when *documents has its digest. A file
+  // without any document is InvalidArgument there. `max_bad_rows` counts in *documents.
   StatusOr<bool> Next(Documents* documents);
   int64_t bytes() const;       // of the file
   int64_t bytes_read() const;  // so far

@@ -56,7 +56,14 @@ class DistillJob : public Job {
   }
 
   StatusOr<bool> Plan(json* event) {
-    XH_ASSIGN_OR_RETURN(run_, DistillRun::Open(runtime_, recipe_));
+    if (run_ == nullptr) {
+      XH_ASSIGN_OR_RETURN(run_, DistillRun::Open(runtime_, recipe_));
+    }
+    XH_ASSIGN_OR_RETURN(const bool ready, run_->Prepare());
+    if (!ready) {
+      *event = {{"kind", "data"}, {"done", run_->data_bytes_read()}, {"total", run_->data_bytes()}};
+      return false;
+    }
     *event = PlanEvent(*run_);
     phase_ = run_->finished() ? Phase::kStudent : Phase::kStep;
     return recipe_.dry_run;
@@ -103,7 +110,7 @@ class DistillJob : public Job {
 
   // Saves what was trained since the last checkpoint and says how to go on.
   Status Stop() {
-    if (run_ == nullptr || recipe_.dry_run) return Cancelled("cancelled before the first step");
+    if (phase_ == Phase::kPlan || recipe_.dry_run) return Cancelled("cancelled before the first step");
     if (phase_ == Phase::kStageEnd) {
       json ignored;
       XH_RETURN_IF_ERROR(EndStage(&ignored).status());

@@ -20,12 +20,18 @@ StatusOr<std::unique_ptr<DistillRun>> DistillRun::Open(std::shared_ptr<Runtime> 
   }
   XH_RETURN_IF_ERROR(run->LoadTeacher());
   XH_RETURN_IF_ERROR(run->ReadPlan());
-  XH_RETURN_IF_ERROR(run->LoadData());
-  XH_RETURN_IF_ERROR(run->Describe());
-  XH_RETURN_IF_ERROR(run->OpenDirectory());
-  XH_RETURN_IF_ERROR(run->PlanStages());
-  if (!run->recipe_.dry_run) XH_RETURN_IF_ERROR(run->directory_->StartMetrics(run->total_step_));
+  XH_RETURN_IF_ERROR(run->OpenData());
   return run;
+}
+
+StatusOr<bool> DistillRun::Prepare() {
+  XH_ASSIGN_OR_RETURN(const bool all, ReadData());
+  if (!all) return false;
+  XH_RETURN_IF_ERROR(Describe());
+  XH_RETURN_IF_ERROR(OpenDirectory());
+  XH_RETURN_IF_ERROR(PlanStages());
+  if (!recipe_.dry_run) XH_RETURN_IF_ERROR(directory_->StartMetrics(total_step_));
+  return true;
 }
 
 // ---- what the recipe names ----
@@ -53,7 +59,7 @@ Status DistillRun::ReadPlan() {
   return absl::OkStatus();
 }
 
-Status DistillRun::LoadData() {
+Status DistillRun::OpenData() {
   DocumentOptions options;
   options.tokenizer = teacher_->tokenizer.get();
   options.tokenizer_problem = teacher_->tokenizer_problem;
@@ -61,17 +67,40 @@ Status DistillRun::LoadData() {
   options.loss_on_assistant = recipe_.loss_on_assistant;
   options.max_bad_rows = recipe_.max_bad_rows;
   options.warn = [this](const std::string& text) { runtime_->Log(XH_LOG_WARNING, "core", text); };
-  std::vector<Documents> documents;
-  std::vector<double> weights;
   for (const DataSource& source : recipe_.data) {
-    XH_ASSIGN_OR_RETURN(Documents read, ReadDocuments(source, options));
-    documents.push_back(std::move(read));
-    weights.push_back(source.weight);
+    XH_ASSIGN_OR_RETURN(std::unique_ptr<DocumentReader> reader, DocumentReader::Open(source, options));
+    readers_.push_back(std::move(reader));
   }
-  XH_ASSIGN_OR_RETURN(BatchStream stream,
-                      BatchStream::Open(std::move(documents), std::move(weights), recipe_.context, recipe_.seed));
-  batches_ = std::make_unique<BatchStream>(std::move(stream));
+  documents_.emplace_back();
   return absl::OkStatus();
+}
+
+// One block; true when there is none left.
+StatusOr<bool> DistillRun::ReadData() {
+  XH_ASSIGN_OR_RETURN(const bool more, readers_[documents_.size() - 1]->Next(&documents_.back()));
+  if (more) return false;
+  if (documents_.size() < readers_.size()) {
+    documents_.emplace_back();
+    return false;
+  }
+  std::vector<double> weights;
+  for (const DataSource& source : recipe_.data) weights.push_back(source.weight);
+  XH_ASSIGN_OR_RETURN(BatchStream stream,
+                      BatchStream::Open(std::move(documents_), std::move(weights), recipe_.context, recipe_.seed));
+  batches_ = std::make_unique<BatchStream>(std::move(stream));
+  return true;
+}
+
+int64_t DistillRun::data_bytes() const {
+  int64_t bytes = 0;
+  for (const auto& reader : readers_) bytes += reader->bytes();
+  return bytes;
+}
+
+int64_t DistillRun::data_bytes_read() const {
+  int64_t bytes = 0;
+  for (const auto& reader : readers_) bytes += reader->bytes_read();
+  return bytes;
 }
 
 // The recipe with digests of what it names: a file that changed since is another run.

@@ -30,8 +30,13 @@ struct StagePlan {
 // same numbers, the same student bit for bit (on the same machine and thread count).
 class DistillRun {
  public:
-  // Loads teacher and data, finds the place to go on from, compiles every stage. With dry_run nothing is written.
+  // Loads the teacher and opens the data. With dry_run nothing is written.
   static StatusOr<std::unique_ptr<DistillRun>> Open(std::shared_ptr<Runtime> runtime, Recipe recipe);
+  // Tokenises one block of the data; after the last one, which gives true, finds the place to go on from and compiles
+  // every stage. Nothing below may be called before.
+  StatusOr<bool> Prepare();
+  int64_t data_bytes() const;       // of all files
+  int64_t data_bytes_read() const;  // so far
 
   // One optimizer step of the stage in hand; also appended to metrics.jsonl.
   struct StepReport {
@@ -74,7 +79,8 @@ class DistillRun {
       : runtime_(std::move(runtime)), recipe_(std::move(recipe)) {}
   Status LoadTeacher();
   Status ReadPlan();
-  Status LoadData();
+  Status OpenData();
+  StatusOr<bool> ReadData();
   Status Describe();
   Status OpenDirectory();
   Status Begin();
@@ -90,6 +96,8 @@ class DistillRun {
   std::shared_ptr<Runtime> runtime_;
   Recipe recipe_;
   std::shared_ptr<Model> teacher_;
+  std::vector<std::unique_ptr<DocumentReader>> readers_;  // one a source
+  std::vector<Documents> documents_;                      // of those that were read; the last is in hand
   std::unique_ptr<BatchStream> batches_;
   nlohmann::json description_;  // recipe.json
   std::unique_ptr<RunDirectory> directory_;

@@ -81,19 +81,19 @@ class TokenizeJob : public Job {
       return Cancelled("the tokenisation was stopped: nothing was written; start it again to begin anew");
     }
     if (reader_ == readers_.size()) return InvalidState("the tokenisation has ended");
-    Documents documents;
-    XH_ASSIGN_OR_RETURN(const bool more, readers_[reader_]->Next(&documents));
-    XH_RETURN_IF_ERROR(Write(documents));
+    XH_ASSIGN_OR_RETURN(const bool more, readers_[reader_]->Next(&block_));
+    XH_RETURN_IF_ERROR(WriteBlock());
     const int64_t done = done_bytes_ + readers_[reader_]->bytes_read();
     if (!more) {
       done_bytes_ += readers_[reader_]->bytes();
       readers_[reader_++].reset();
+      skipped_ += block_.skipped_rows;
+      block_ = Documents();
     }
     seconds_ = std::chrono::duration<double>(Clock::now() - start_).count();
     const double left = done > 0 ? seconds_ / static_cast<double>(done) * static_cast<double>(total_bytes_ - done) : 0;
     *event = {{"kind", "tokenize"}, {"done", done}, {"total", total_bytes_}, {"eta_seconds", left}};
     if (reader_ < readers_.size()) return false;
-    if (documents_ == 0) return InvalidArgument("tokenize: the data hold no document");
     XH_RETURN_IF_ERROR(Finish());
     return true;
   }
@@ -118,16 +118,17 @@ class TokenizeJob : public Job {
     std::filesystem::remove(output_ + ".tmp", ignored);
   }
 
-  Status Write(const Documents& documents) {
-    documents_ += documents.count();
-    tokens_ += static_cast<int64_t>(documents.tokens.size());
-    skipped_ += documents.skipped_rows;
-    if (!file_.is_open()) return absl::OkStatus();
+  // Counts and writes the documents in hand and forgets them; what was skipped of their file stays.
+  Status WriteBlock() {
+    documents_ += block_.count();
+    tokens_ += static_cast<int64_t>(block_.tokens.size());
     const bool with_masked = recipe_["loss_on"] == "assistant";
-    for (int64_t i = 0; i < documents.count(); ++i) {
-      const int64_t first = documents.starts[i];
-      file_ << RowOf(documents.tokens.data() + first, documents.starts[i + 1] - first, with_masked);
+    for (int64_t i = 0; file_.is_open() && i < block_.count(); ++i) {
+      const int64_t first = block_.starts[i];
+      file_ << RowOf(block_.tokens.data() + first, block_.starts[i + 1] - first, with_masked);
     }
+    block_.tokens.clear();
+    block_.starts = {0};
     return file_ ? absl::OkStatus() : IoError(output_, " cannot be written");
   }
 
@@ -145,6 +146,7 @@ class TokenizeJob : public Job {
   const ModelConfig config_;
   std::vector<std::unique_ptr<DocumentReader>> readers_;
   size_t reader_ = 0;
+  Documents block_;  // in hand
   std::ofstream file_;
   int64_t done_bytes_ = 0, total_bytes_ = 0, documents_ = 0, tokens_ = 0, skipped_ = 0;
   double seconds_ = 0;

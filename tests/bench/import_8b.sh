@@ -11,7 +11,7 @@ mkdir -p "$directory"
 # Without what the page cache holds of the files, where this may be told to the kernel.
 forget() {
   sync
-  { echo 3 >/proc/sys/vm/drop_caches; } 2>/dev/null || true
+  { echo 3 >/proc/sys/vm/drop_caches; } 2>/dev/null || true # only root may: both sides then start with warm files alike
 }
 seconds() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.1f", b - a }'; }
 

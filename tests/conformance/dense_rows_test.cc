@@ -160,18 +160,18 @@ TEST(Mix, LeavesHeadsOutsideTheListAsTheyAre) {
   CheckOp(MixSomeCase({1, 6, 7, 17}, XH_BF16, 1));
 }
 
-Case SelectCase(HeadSize s, xh_dtype dtype, int64_t gap) {
-  const int64_t some = 3, row = s.t * s.d;
+Case SelectCase(HeadSize s, const std::vector<int32_t>& heads, xh_dtype dtype, int64_t gap) {
+  const int64_t count = static_cast<int64_t>(heads.size()), row = s.t * s.d;
   Case c;
   c.op = XH_OP_SELECT_HEADS;
-  c.Params(xh_heads_params{XH_SIZED(xh_heads_params), some, kSomeHeads});
+  c.Params(xh_heads_params{XH_SIZED(xh_heads_params), static_cast<int32_t>(count), heads.data()});
   c.inputs = {TokenMajor(Random(dtype, {s.b, s.h, s.t, s.d}, 2), gap)};
-  c.outputs = {TokenMajor(Output(dtype, {s.b, some, s.t, s.d}))};
+  c.outputs = {TokenMajor(Output(dtype, {s.b, count, s.t, s.d}))};
   c.differentiable = 0b1;
-  c.forward = [s, row](const std::vector<Doubles>& in) {
+  c.forward = [s, row, heads](const std::vector<Doubles>& in) {
     Doubles y;
     for (int64_t b = 0; b < s.b; ++b) {
-      for (int32_t head : kSomeHeads) {
+      for (int32_t head : heads) {
         const auto first = in[0].begin() + (b * s.h + head) * row;
         y.insert(y.end(), first, first + row);
       }
@@ -182,22 +182,33 @@ Case SelectCase(HeadSize s, xh_dtype dtype, int64_t gap) {
   return c;
 }
 
-TEST(SelectHeads, CopiesTheHeadsOfTheList) {
-  CheckOp(SelectCase({1, 6, 1, 1}, XH_F32, 0));
-  CheckOp(SelectCase({2, 5, 7, 5}, XH_F32, 3));
-  CheckOp(SelectCase({2, 6, 65, 64}, XH_F32, 0));
-  CheckOp(SelectCase({1, 6, 7, 17}, XH_BF16, 1));
+TEST(SelectHeads, CopiesTheHeadsOfTheListAndSumsTheGradientsOfRepeatedOnes) {
+  const std::vector<std::vector<int32_t>> lists = {{0, 3, 4}, {0, 0, 0, 3, 4, 4}, {0, 3}};
+  for (const std::vector<int32_t>& heads : lists) {
+    CheckOp(SelectCase({1, 6, 1, 1}, heads, XH_F32, 0));
+    CheckOp(SelectCase({2, 5, 7, 5}, heads, XH_F32, 3));
+    CheckOp(SelectCase({2, 6, 65, 64}, heads, XH_F32, 0));
+    CheckOp(SelectCase({1, 6, 7, 17}, heads, XH_BF16, 1));
+  }
 }
 
-TEST(Heads, OfAListMustBeIncreasingAndThere) {
-  const int32_t twice[] = {1, 1, 2}, beyond[] = {0, 1, 6};
-  for (const int32_t* heads : {twice, beyond, static_cast<const int32_t*>(nullptr)}) {
-    Op op(XH_OP_SELECT_HEADS, xh_heads_params{XH_SIZED(xh_heads_params), 3, heads});
-    const std::vector<Arg> args = {Random(XH_F32, {1, 6, 2, 4}, 1), Output(XH_F32, {1, 3, 2, 4})};
-    const Outcome outcome = op.Open(XH_INFER, args);
-    EXPECT_EQ(outcome.code, XH_INVALID_ARGUMENT);
-    EXPECT_NE(outcome.message.find("SELECT_HEADS: "), std::string::npos) << outcome.message;
+TEST(Heads, OfAListMustBeSortedAndThere) {
+  const int32_t twice[] = {1, 1, 2}, back[] = {2, 1, 3}, beyond[] = {0, 1, 6};
+  auto refusal = [](xh_op op, const int32_t* heads, std::vector<Arg> args) {
+    return Op(op, xh_heads_params{XH_SIZED(xh_heads_params), 3, heads}).Open(XH_INFER, args);
+  };
+  const std::vector<Arg> select = {Random(XH_F32, {1, 6, 2, 4}, 1), Output(XH_F32, {1, 3, 2, 4})};
+  const std::vector<Arg> mix = {Random(XH_F32, {1, 3, 2}, 1), Random(XH_F32, {1, 3, 2, 4}, 2),
+                                Random(XH_F32, {1, 6, 2, 4}, 3), Output(XH_F32, {1, 6, 2, 4})};
+  for (const int32_t* heads :
+       {static_cast<const int32_t*>(back), static_cast<const int32_t*>(beyond), static_cast<const int32_t*>(nullptr)}) {
+    EXPECT_EQ(refusal(XH_OP_SELECT_HEADS, heads, select).code, XH_INVALID_ARGUMENT);
+    EXPECT_EQ(refusal(XH_OP_MIX, heads, mix).code, XH_INVALID_ARGUMENT);
   }
+  EXPECT_EQ(refusal(XH_OP_SELECT_HEADS, twice, select).code, 0);
+  const Outcome repeated = refusal(XH_OP_MIX, twice, mix);
+  EXPECT_EQ(repeated.code, XH_INVALID_ARGUMENT);
+  EXPECT_NE(repeated.message.find("heads[1] is 1"), std::string::npos) << repeated.message;
 }
 
 Case RopeCase(HeadSize s, xh_dtype dtype, int64_t gap) {

@@ -57,7 +57,8 @@ Status Save(
 
 std::shared_ptr<const Model> MixedStudent(const std::string& teacher) {
   return MakeStudent(*LoadTeacher(teacher), json::parse(R"({"window": 9, "layers": [
-      {"layer": 0, "kind": "window", "window": [5, 7]}, {"layer": 1, "kind": "mlstm", "feature_map": "none"}]})"));
+      {"layer": 0, "kind": "window", "window": [5, 7]}, {"layer": 1, "kind": "mlstm", "feature_map": "none"},
+      {"layer": 2, "window": [0, 9]}]})"));
 }
 
 void ExpectSameFiles(const std::string& got, const std::string& want) {
@@ -366,14 +367,6 @@ TEST(Export, RefusesFilesThatAnImportWouldNotRead) {
     EXPECT_THAT(RunExport({{"model", scratch / "a.xhy"}, {"output", scratch / "out"}}), FailsWith(bad.code, bad.part));
     EXPECT_EQ(List(scratch.path()), std::vector<std::string>{"a.xhy"});
   }
-}
-
-TEST(Export, RefusesHybridLayersThatKeepHeads) {
-  Scratch scratch;
-  auto student = MakeStudent(*LoadTeacher("hf_qwen2"), json::parse(R"({"layers": [{"layer": 1, "window": [0, 9]}]})"));
-  ASSERT_TRUE(Save(*student, scratch / "student.xhy").ok());
-  EXPECT_THAT(RunExport({{"model", scratch / "student.xhy"}, {"output", scratch / "out"}}),
-              FailsWith(XH_UNSUPPORTED, "layer 1 is \"hybrid\" with heads kept"));
 }
 
 TEST(Export, RefusesBadRecipes) {

@@ -206,6 +206,8 @@ TEST_F(HuggingFaceTest, TheConfigsEndsReplaceThePostProcessor) {
   opened.insert(opened.begin(), 0);
   EXPECT_EQ(*(*Open())->Encode("hi", true), opened);
   EXPECT_EQ(*(*Open())->Encode("hi", false), plain);
+  // A chat template may write the opening token itself: it comes once.
+  EXPECT_EQ(*(*Open())->Encode("<|endoftext|>hi", true), opened);
   SetConfig({{"eos_token", "<|im_end|>"}, {"add_eos_token", true}});
   EXPECT_EQ((*(*Open())->Encode("hi", true)).back(), 2);
 }

@@ -23,6 +23,8 @@ const std::pair<const char*, const char*> kStudents[] = {
     {"wide", R"({"window": 9, "features": 24})"},
     {"hedgehog", R"({"feature_map": "hedgehog", "window": 70, "sinks": 0})"},
     {"none", R"({"feature_map": "none", "window": 5, "sinks": 1})"},
+    {"kept", R"({"window": 6, "layers": [{"layer": 0, "window": [0, 5]}, {"layer": 2, "window": [7, 0],
+                 "feature_map": "hedgehog"}]})"},
     {"mlstm", R"({"kind": "mlstm"})"},
     {"mixed", R"({"window": 6, "layers": [{"layer": 0, "kind": "window", "window": [4, 0], "sinks": 3},
                   {"layer": 1, "kind": "attention"}, {"layer": 2, "window": [2, 30], "feature_map": "hedgehog"}]})"},

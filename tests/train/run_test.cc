@@ -71,16 +71,17 @@ std::vector<json> RunTest::events_;
 TEST_F(RunTest, EventsTellThePlanEveryStepEverySaveAndTheEnd) {
   std::vector<std::string> kinds;
   for (const json& event : events_) kinds.push_back(event["kind"]);
-  EXPECT_THAT(kinds, ElementsAre("plan", "step", "step", "saved", "step", "step", "stage_done", "step", "step", "saved",
-                                 "step", "step", "saved", "step", "step", "stage_done", "done"));
-  const json& plan = events_[0];
+  EXPECT_THAT(kinds, ElementsAre("data", "plan", "step", "step", "saved", "step", "step", "stage_done", "step", "step",
+                                 "saved", "step", "step", "saved", "step", "step", "stage_done", "done"));
+  EXPECT_EQ(events_[0]["done"], events_[0]["total"]);
+  const json& plan = events_[1];
   EXPECT_EQ(plan["total_steps"], 10);
   EXPECT_EQ(plan["tokens_per_step"], 128);
   EXPECT_EQ(plan["stages"][0]["stage"], "align");
   EXPECT_LT(plan["stages"][0]["trained_parameters"], plan["stages"][1]["trained_parameters"]);
   EXPECT_EQ(plan["stages"][1]["trained_parameters"], plan["parameters"]);
   EXPECT_GT(plan["memory_bytes"], 0);
-  const json& step = events_[2];
+  const json& step = events_[3];
   EXPECT_EQ(step["stage"], "align");
   EXPECT_EQ(step["step"], 2);
   EXPECT_EQ(step["layers"].size(), 2u);
@@ -88,7 +89,7 @@ TEST_F(RunTest, EventsTellThePlanEveryStepEverySaveAndTheEnd) {
     EXPECT_GT(step[number].get<double>(), 0) << number;
   }
   EXPECT_EQ(step["eta_seconds"].get<double>() > 0, true);
-  EXPECT_TRUE(events_[7].contains("kl"));
+  EXPECT_TRUE(events_[8].contains("kl"));
   EXPECT_EQ(Metrics("undisturbed").size(), 10u);
 }
 
@@ -104,7 +105,7 @@ TEST_F(RunTest, TheStudentHoldsItsHistoryAndNoTrainingState) {
   EXPECT_EQ(history[1]["options"]["kl"], "renormalized");
   EXPECT_EQ(history[1]["data"][0]["sha256"].get<std::string>().size(), 64u);
   EXPECT_EQ(history[1]["steps"], 6);
-  EXPECT_EQ(history[1]["metrics"]["loss"], events_[14]["loss"]);
+  EXPECT_EQ(history[1]["metrics"]["loss"], events_[15]["loss"]);
   EXPECT_EQ((*reader)->layers().size(), 2u);
 }
 
@@ -118,9 +119,9 @@ TEST_F(RunTest, ASecondRunOfAFinishedRecipeChangesNothing) {
   const auto before = Student("undisturbed");
   std::vector<json> events;
   ASSERT_TRUE(Distil(Recipe("undisturbed"), &events).ok());
-  ASSERT_EQ(events.size(), 2u);
-  EXPECT_EQ(events[0]["total_step"], 10);
-  EXPECT_EQ(events[1]["kind"], "done");
+  ASSERT_EQ(events.size(), 3u);
+  EXPECT_EQ(events[1]["total_step"], 10);
+  EXPECT_EQ(events[2]["kind"], "done");
   EXPECT_TRUE(Student("undisturbed") == before);
   EXPECT_EQ(Metrics("undisturbed").size(), 10u);
 }
@@ -254,9 +255,9 @@ TEST_F(RunTest, ADryRunShowsThePlanAndWritesNothing) {
   recipe["dry_run"] = true;
   std::vector<json> events;
   ASSERT_TRUE(Distil(recipe, &events).ok());
-  ASSERT_EQ(events.size(), 1u);
-  EXPECT_EQ(events[0]["kind"], "plan");
-  EXPECT_GT(events[0]["stages"][1]["memory_bytes"], 0);
+  ASSERT_EQ(events.size(), 2u);
+  EXPECT_EQ(events[1]["kind"], "plan");
+  EXPECT_GT(events[1]["stages"][1]["memory_bytes"], 0);
   EXPECT_FALSE(fs::exists(*dir_ / "out"));
 }
 
@@ -324,7 +325,7 @@ TEST_F(RunTest, AChatRecipeTrainsOnRepliesAlone) {
   std::vector<json> events;
   const Status run = Distil(recipe, &events);
   ASSERT_TRUE(run.ok()) << run;
-  EXPECT_GT(events[1]["cross_entropy"].get<double>(), 1);
+  EXPECT_GT(events[2]["cross_entropy"].get<double>(), 1);
 }
 
 }  // namespace

@@ -76,6 +76,22 @@ TEST_F(Tokenize, CountsInADryRunAndReplacesOnlyOnRequest) {
   EXPECT_THAT(RunTokenize(recipe), FailsWith(XH_INVALID_STATE, "exists"));
 }
 
+TEST_F(Tokenize, StopsAtTheBadRowThatIsOneTooManyInItsFile) {
+  const std::string good = R"({"text": "good"})";
+  tiny::WriteText(dir_ / "a.jsonl", good + "\n{}\n{}\n" + good + "\n");
+  tiny::WriteText(dir_ / "b.jsonl", "{}\n" + good + "\n");
+  json recipe = Recipe("all");
+  recipe["data"] = {dir_ / "a.jsonl", dir_ / "b.jsonl"};
+  recipe["max_bad_rows"] = 2;
+  auto result = RunTokenize(recipe);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ((*result)["documents"], 3);
+  EXPECT_EQ((*result)["skipped_rows"], 3);
+  recipe["max_bad_rows"] = 1;
+  recipe["replace"] = true;
+  EXPECT_THAT(RunTokenize(recipe), FailsWith(XH_INVALID_ARGUMENT, "a.jsonl:3: "));
+}
+
 TEST_F(Tokenize, ThatIsCancelledLeavesNothing) {
   auto job = OpenTokenizeJob(CpuRuntime(), Recipe("all"));
   ASSERT_TRUE(job.ok()) << job.status();

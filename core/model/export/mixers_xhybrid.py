@@ -238,9 +238,9 @@ class TokenGate(nn.Linear):
 class Xlstm(nn.Module):
     """The parameters that a layer has beyond its teacher's, and the mLSTM branch made of them."""
 
-    def __init__(self, config, mixer):
+    def __init__(self, config, mixer, heads):
         super().__init__()
-        heads, head_dim, width = config["heads"], config["head_dim"], config["hidden_size"]
+        head_dim, width = config["head_dim"], config["hidden_size"]
         self.feature_map = mixer["feature_map"]
         if self.feature_map != "none":
             self.query_features = FeatureMap(heads, head_dim, mixer["features"], self.feature_map)

@@ -80,6 +80,11 @@ def rotate(x, table):
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
+def pick_heads(x, heads):
+    """Some of the heads of x [B, heads, T, d]; x itself where they are all of them."""
+    return x if len(heads) == x.shape[1] else x[:, heads]
+
+
 class XhybridRMSNorm(nn.Module):
     def __init__(self, width, eps):
         super().__init__()
@@ -130,7 +135,14 @@ class XhybridMixer(nn.Module):
             self.q_norm = XhybridRMSNorm(self.head_dim if by_head else inner, eps)
             self.k_norm = XhybridRMSNorm(self.head_dim if by_head else kv_inner, eps)
         if self.kind in ("hybrid", "mlstm"):
-            self.xlstm = Xlstm(config, mixer)
+            self.mixed_kv, self.mixed = self._mixed_heads()
+            self.xlstm = Xlstm(config, mixer, len(self.mixed))
+
+    def _mixed_heads(self):
+        """The key/value and query heads that have an mLSTM: not those that a hybrid layer keeps at unlimited window."""
+        group = self.heads // self.kv_heads
+        mixed_kv = [head for head in range(self.kv_heads) if self.kind == "mlstm" or self.windows[head] > 0]
+        return mixed_kv, [head * group + i for head in mixed_kv for i in range(group)]
 
     def _project(self, x):
         """q [B, H, T, d] and k, v [B, KV, T, d], normalised as the family does."""
@@ -155,8 +167,13 @@ class XhybridMixer(nn.Module):
         else:
             out = local_branch(q, k, v, positions, self.windows, self.sinks, state)
         if self.kind == "hybrid":
+            plain_q, q, local = (pick_heads(part, self.mixed) for part in (plain_q, q, out))
+            plain_k, k, v = (pick_heads(part, self.mixed_kv) for part in (plain_k, k, v))
             gate = self.xlstm.output_gate(plain_q, plain_k, v)
-            out = gate * self.xlstm(x, q, k, v, positions, state) + (1 - gate) * out
+            both = gate * self.xlstm(x, q, k, v, positions, state) + (1 - gate) * local
+            if len(self.mixed) < self.heads:
+                both = out.to(both.dtype).index_copy(1, torch.tensor(self.mixed, device=out.device), both)
+            out = both
         return self.o_proj(out.to(x.dtype).transpose(1, 2).flatten(2))
 
 

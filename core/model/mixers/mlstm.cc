@@ -6,19 +6,13 @@
 namespace xh {
 namespace {
 
-// k [B,KV,T,d] as [B,H,T,d], each head repeated for the query heads that read it: a product with H / KV identities, one
-// above the other. It is exact, since each sum has one term that is not zero, and carries gradients.
+// k [B,KV,T,d] as [B,H,T,d], each head repeated for the query heads that read it.
 Value RepeatHeads(Graph& graph, const MixerContext& context, Value k) {
-  const ModelConfig& config = context.config;
-  const int64_t dim = config.head_dim, group = context.heads / context.kv_heads;
-  if (group == 1) return k;
-  std::vector<float> identities(static_cast<size_t>(group * dim * dim), 0.0f);
-  for (int64_t row = 0; row < group * dim; ++row) identities[row * dim + row % dim] = 1.0f;
-  const int64_t rows = context.batch * context.tokens * context.kv_heads;
-  Value repeated = MatMul(graph, graph.View(graph.MergeHeads(k), {rows, dim}),
-                          graph.Constant(std::move(identities), {group * dim, dim}));  // [B*T*KV, group*d]
-  return graph.SplitHeads(graph.View(repeated, {context.batch * context.tokens, context.heads * dim}), context.batch,
-                          context.tokens, context.heads);
+  std::vector<int32_t> heads;
+  for (int64_t h = 0; h < context.heads; ++h) {
+    heads.push_back(static_cast<int32_t>(h / (context.heads / context.kv_heads)));
+  }
+  return SelectHeads(graph, k, heads);
 }
 
 // Pre-activations of a gate, f32 [B,H,T].
