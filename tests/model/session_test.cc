@@ -244,6 +244,30 @@ TEST(Fork, ContinuesAloneFromTheSameState) {
   EXPECT_EQ(session->position(), 23);
 }
 
+// ---- kept heads ----
+
+TEST(Session, OfAKeptHeadDecodesTheForwardBeyondSixteenWindowsThroughRestoreAndFork) {
+  const std::vector<int32_t> ids = Ids();
+  for (const char* layers : {R"([{"layer": 1, "window": [0, 4]}])", R"([{"layer": 0, "window": [4, 0]}])"}) {
+    SCOPED_TRACE(layers);
+    auto model = MakeStudent(*LoadTeacher(kTeacher), {{"window", 4}, {"sinks", 2}, {"layers", json::parse(layers)}});
+    const std::vector<float> forward = Forward(*model, ids, 1).logits;
+    const int64_t vocab = model->config.vocab_size, count = static_cast<int64_t>(ids.size());
+    ASSERT_GT(count, 16 * 4 + 2);
+    auto session = OpenSession(model);
+    for (int64_t t = 0; t < count; ++t) {
+      if (t == 30 || t == 70) {
+        const std::string bytes = *session->Snapshot();
+        session = OpenSession(model, count);
+        ASSERT_TRUE(session->Restore(bytes.data(), static_cast<int64_t>(bytes.size())).ok());
+      }
+      if (t == 50 || t == 80) session = *session->Fork();
+      ASSERT_TRUE(session->Feed(ids.data() + t, 1).ok());
+      EXPECT_LT(RelativeError(LogitsOf(*session), RowOf(forward, t, vocab)), 1e-5) << "token " << t;
+    }
+  }
+}
+
 // ---- writing ----
 
 TEST(Next, EndsAfterTheMostTokens) {
