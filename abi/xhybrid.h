@@ -191,8 +191,8 @@ XH_API XH_CHECKED xh_error* xh_model_decode(const xh_model* model, const int32_t
 XH_API XH_CHECKED xh_error* xh_model_chat(const xh_model* model, const char* messages_json,
                                           int32_t add_generation_prompt, xh_bytes** out);
 /* Full forward of one sequence. `tap` is "logits" [count, vocab], "hidden.N" [count, D] (0: embeddings; N: after block
- * N, the last one after the final norm) or "layers.N.mixer.out" [count, heads * head_dim], before W_o. f32, row-major;
- * writes at most `capacity` floats and sets *size to the number there are. */
+ * N, last after the final norm), "layers.N.mixer.out" [count, heads * head_dim], before W_o, or "layers.N.mixer.gate"
+ * [count, heads that mix]. f32, row-major; writes at most `capacity` floats and sets *size to the number there are. */
 XH_API XH_CHECKED xh_error* xh_model_forward(const xh_model* model, const int32_t* ids, int64_t count, const char* tap,
                                              float* out, int64_t capacity, int64_t* size);
 /* log p(ids[t] | ids[0..t-1]) for t = 1 .. count-1, in `out` of count - 1 floats. */

@@ -157,12 +157,15 @@ Value Graph::SplitHeads(Value rows, int64_t batch, int64_t tokens, int64_t heads
 
 Value Graph::MergeHeads(Value heads) {
   const ValueInfo info = values_[heads.id];
-  int64_t width = info.shape.size() == 4 ? info.shape[3] : 0;
-  Shape expected = {info.shape[2] * info.shape[1] * width, width, info.shape[1] * width, 1};
+  const size_t rank = info.shape.size();
+  const bool has_heads = rank == 3 || rank == 4;
+  const int64_t width = rank == 4 ? info.shape[3] : 1;
+  Shape expected;
+  if (has_heads) expected = {info.shape[2] * info.shape[1] * width, width, info.shape[1] * width, 1};
   // Strides of extents of 1 do not matter.
-  for (size_t i = 0; i < info.shape.size(); ++i) {
-    if (info.shape.size() != 4 || (info.shape[i] != 1 && info.stride[i] != expected[i])) {
-      Fail(Internal("only token-major heads [B,H,T,d] can be merged"));
+  for (size_t i = 0; i < rank; ++i) {
+    if (!has_heads || (info.shape[i] != 1 && info.stride[i] != expected[i])) {
+      Fail(Internal("only token-major heads [B,H,T,d] or [B,H,T] can be merged"));
       return heads;
     }
   }

@@ -5,7 +5,10 @@
 #include <filesystem>
 #include <fstream>
 
+#include "core/evaluate/branch.h"
 #include "core/evaluate/measures.h"
+#include "core/evaluate/report_page.h"
+#include "core/evaluate/retrieval_task.h"
 #include "core/evaluate/tasks.h"
 #include "core/options.h"
 
@@ -14,12 +17,13 @@ using nlohmann::json;
 namespace xh {
 
 const char kEvaluateSchema[] = R"json({"options": [
-  {"name": "models", "type": "texts", "help": "checkpoints or Hugging Face directories; the first is the teacher"},
+  {"name": "models", "type": "texts", "help": "checkpoints or Hugging Face directories; the first is the teacher. PATH:window and PATH:mlstm take that branch of a hybrid student alone"},
   {"name": "names", "type": "texts", "default": [], "help": "what to call them in tables; default: their file names"},
-  {"name": "tasks", "type": "texts", "help": "JSONL files: rows with \"messages\" (exact match) or \"text\" (perplexity)"},
+  {"name": "tasks", "type": "texts", "help": "JSONL files: rows with \"messages\" (exact match) or \"text\" (perplexity); JSON files that describe retrieval questions to be made with the teacher's tokenizer"},
   {"name": "limit", "type": "int", "default": 0, "min": 0, "max": 1000000000, "help": "rows of each task; 0: all"},
   {"name": "max_tokens", "type": "int", "default": 96, "min": 1, "max": 1000000, "help": "longest answer"},
-  {"name": "output", "type": "text", "default": "", "help": "JSON report with every answer; empty: none"}]})json";
+  {"name": "gates", "type": "bool", "default": false, "help": "the mean gate of every head that mixes two branches, on the first 8 rows of each task"},
+  {"name": "output", "type": "text", "default": "", "help": "JSON report with every answer, NAME.json; plots go beside it as NAME.html; empty: none"}]})json";
 
 namespace {
 
@@ -29,8 +33,12 @@ struct TaskScore {
   double perplexity = 0;  // kPerplexity
 };
 
+constexpr size_t kGateRows = 8;
+
 // A model's name in tables: its file's, and its directory's where every run calls its student the same.
 std::string NameOf(const std::string& path) {
+  const size_t branch = ParseModelName(path).path.size();
+  if (branch < path.size()) return NameOf(path.substr(0, branch)) + path.substr(branch);
   std::filesystem::path normal = std::filesystem::path(path).lexically_normal();
   if (!normal.has_filename()) normal = normal.parent_path();  // "runs/seed/"
   const std::string directory = normal.parent_path().filename().string();
@@ -53,6 +61,7 @@ class EvaluateJob : public Job {
     for (size_t i = names_.size(); i < paths_.size(); ++i) names_.push_back(NameOf(paths_[i]));
     for (const Task& task : tasks_) total_ += static_cast<int64_t>(task.samples.size() * paths_.size());
     scores_.assign(paths_.size(), std::vector<TaskScore>(tasks_.size()));
+    about_.assign(paths_.size(), json::object());
   }
 
   StatusOr<bool> Next(json* event) override {
@@ -89,9 +98,26 @@ class EvaluateJob : public Job {
 
  private:
   Status OpenModel() {
-    XH_ASSIGN_OR_RETURN(std::shared_ptr<Model> model, Model::Load(runtime_, paths_[model_]));
+    const ModelName name = ParseModelName(paths_[model_]);
+    XH_ASSIGN_OR_RETURN(std::shared_ptr<Model> model, Model::Load(runtime_, name.path));
+    XH_RETURN_IF_ERROR(KeepBranch(name.branch, model.get()));
+    about_[model_] = {{"state", model->Describe()["state"]}};
+    if (recipe_["gates"]) {
+      XH_ASSIGN_OR_RETURN(json gates, Gates(*model));
+      if (!gates.is_null()) about_[model_]["gates"] = std::move(gates);
+    }
     XH_ASSIGN_OR_RETURN(session_, Session::Open(std::move(model)));
     return absl::OkStatus();
+  }
+
+  StatusOr<json> Gates(const Model& model) const {
+    std::vector<std::vector<int32_t>> texts;
+    for (const Task& task : tasks_) {
+      for (size_t i = 0; i < std::min(kGateRows, task.samples.size()); ++i) {
+        XH_ASSIGN_OR_RETURN(texts.emplace_back(), PromptOf(model, task.kind, task.samples[i]));
+      }
+    }
+    return GateMeans(model, texts);
   }
 
   // To the next task, and after the last to the next model: one model is in memory at a time.
@@ -139,11 +165,34 @@ class EvaluateJob : public Job {
     out["wins"] = outcomes.wins;
     out["ties"] = outcomes.ties;
     out["losses"] = outcomes.losses;
+    if (!task.lengths.empty()) out["cells"] = Cells(task, score);
     return out;
+  }
+
+  // Accuracy at each length and depth of made questions.
+  static json Cells(const Task& task, const TaskScore& score) {
+    json cells = json::array();
+    for (int64_t length : task.lengths) {
+      for (double depth : task.depths) {
+        int64_t correct = 0, samples = 0;
+        for (size_t i = 0; i < score.samples.size(); ++i) {
+          if (task.samples[i].length != length || task.samples[i].depth != depth) continue;
+          ++samples;
+          correct += score.samples[i].correct ? 1 : 0;
+        }
+        if (samples == 0) continue;
+        cells.push_back({{"length", length},
+                         {"depth", depth},
+                         {"samples", samples},
+                         {"accuracy", static_cast<double>(correct) / static_cast<double>(samples)}});
+      }
+    }
+    return cells;
   }
 
   json ModelResult(size_t m) const {
     json out = {{"name", names_[m]}, {"path", paths_[m]}, {"tasks", json::array()}};
+    out.update(about_[m]);
     std::vector<AccuracyPair> pairs;
     for (size_t t = 0; t < tasks_.size(); ++t) {
       out["tasks"].push_back(TaskResult(m, t));
@@ -181,7 +230,7 @@ class EvaluateJob : public Job {
     file << report.dump(1, ' ', false, json::error_handler_t::replace) << "\n";
     file.close();
     if (!file) return IoError("the report ", path, " cannot be written");
-    return absl::OkStatus();
+    return WriteReportPage(std::filesystem::path(path).replace_extension(".html").string(), report);
   }
 
   std::shared_ptr<Runtime> runtime_;
@@ -189,6 +238,7 @@ class EvaluateJob : public Job {
   std::vector<Task> tasks_;
   std::vector<std::string> paths_, names_;
   std::vector<std::vector<TaskScore>> scores_;  // [model][task]
+  std::vector<json> about_;                     // of each model: state, gates
   std::unique_ptr<Session> session_;
   size_t model_ = 0, task_ = 0;
   int64_t done_ = 0, total_ = 0;
@@ -207,8 +257,13 @@ StatusOr<std::unique_ptr<Job>> OpenEvaluateJob(const std::shared_ptr<Runtime>& r
   }
   std::vector<Task> tasks;
   XH_RETURN_IF_ERROR(CheckWritable(checked["output"]));
-  for (const json& path : checked["tasks"]) {
-    XH_ASSIGN_OR_RETURN(Task task, ReadTask(path, checked["limit"].get<int64_t>()));
+  std::shared_ptr<Model> teacher;  // loaded where questions are to be made
+  for (const json& item : checked["tasks"]) {
+    const std::string path = item;
+    if (teacher == nullptr && IsRetrievalTask(path)) {
+      XH_ASSIGN_OR_RETURN(teacher, Model::Load(runtime, ParseModelName(checked["models"][0]).path));
+    }
+    XH_ASSIGN_OR_RETURN(Task task, ReadTask(path, checked["limit"].get<int64_t>(), teacher.get()));
     tasks.push_back(std::move(task));
   }
   return std::unique_ptr<Job>(new EvaluateJob(runtime, std::move(checked), std::move(tasks)));

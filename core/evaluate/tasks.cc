@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "absl/strings/ascii.h"
+#include "core/evaluate/retrieval_task.h"
 #include "core/json_fields.h"
 #include "core/model/tap.h"
 
@@ -50,9 +51,7 @@ StatusOr<Sample> ReadRow(const std::string& line, const std::string& where, Task
 
 // The likeliest answer up to an end token, as text.
 StatusOr<SampleResult> Answer(Session& session, const Sample& sample, int64_t max_tokens) {
-  const Model& model = session.model();
-  XH_ASSIGN_OR_RETURN(std::string prompt, model.tokenizer->RenderChat(sample.prompt, true));
-  XH_ASSIGN_OR_RETURN(std::vector<int32_t> ids, model.tokenizer->Encode(prompt, true));
+  XH_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, PromptOf(session.model(), TaskKind::kExactMatch, sample));
   XH_RETURN_IF_ERROR(session.Reset());
   SamplerOptions greedy;
   greedy.max_tokens = max_tokens;
@@ -71,7 +70,7 @@ StatusOr<SampleResult> Answer(Session& session, const Sample& sample, int64_t ma
 
 // Texts longer than the context are scored in pieces of it.
 StatusOr<SampleResult> Score(const Model& model, const Sample& sample) {
-  XH_ASSIGN_OR_RETURN(std::vector<int32_t> ids, model.tokenizer->Encode(sample.text, true));
+  XH_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, PromptOf(model, TaskKind::kPerplexity, sample));
   SampleResult result;
   const int64_t count = static_cast<int64_t>(ids.size());
   for (int64_t first = 0; first + 1 < count; first += model.config.context - 1) {
@@ -85,7 +84,11 @@ StatusOr<SampleResult> Score(const Model& model, const Sample& sample) {
 
 }  // namespace
 
-StatusOr<Task> ReadTask(const std::string& path, int64_t limit) {
+StatusOr<Task> ReadTask(const std::string& path, int64_t limit, const Model* maker) {
+  if (IsRetrievalTask(path)) {
+    if (maker == nullptr) return InvalidArgument("task ", path, " describes questions; allowed here: rows of JSONL");
+    return MakeRetrievalTask(path, limit, *maker);
+  }
   std::ifstream file(path, std::ios::binary);
   if (!file) return NotFound("task ", path, " cannot be opened");
   Task task;
@@ -108,11 +111,16 @@ StatusOr<Task> ReadTask(const std::string& path, int64_t limit) {
   return task;
 }
 
-StatusOr<SampleResult> RunSample(Session& session, TaskKind kind, const Sample& sample, int64_t max_tokens) {
-  const Model& model = session.model();
+StatusOr<std::vector<int32_t>> PromptOf(const Model& model, TaskKind kind, const Sample& sample) {
   if (model.tokenizer == nullptr)
     return InvalidState(model.path, " has no tokenizer that can be used: ", model.tokenizer_problem);
-  return kind == TaskKind::kExactMatch ? Answer(session, sample, max_tokens) : Score(model, sample);
+  if (kind == TaskKind::kPerplexity) return model.tokenizer->Encode(sample.text, true);
+  XH_ASSIGN_OR_RETURN(const std::string prompt, model.tokenizer->RenderChat(sample.prompt, true));
+  return model.tokenizer->Encode(prompt, true);
+}
+
+StatusOr<SampleResult> RunSample(Session& session, TaskKind kind, const Sample& sample, int64_t max_tokens) {
+  return kind == TaskKind::kExactMatch ? Answer(session, sample, max_tokens) : Score(session.model(), sample);
 }
 
 }  // namespace xh

@@ -45,7 +45,7 @@ Value LayerRope(Graph& graph, const ModelConfig& config, int64_t layer, Value ta
 }  // namespace
 
 Value BuildMixer(Graph& graph, const ModelConfig& config, int64_t layer, const Binder& bind, const ForwardInput& input,
-                 Value x) {
+                 Value x, Value* gate) {
   const std::string prefix = absl::StrCat("model.layers.", layer, ".self_attn.");
   auto project = [&](const char* name, int64_t count, const char* norm) {
     Value rows = Linear(graph, bind, x, prefix + name, config.qkv_bias);  // [B*T, count*d]
@@ -73,7 +73,8 @@ Value BuildMixer(Graph& graph, const ModelConfig& config, int64_t layer, const B
                        Rope(graph, k, table, input.position),
                        v,
                        state,
-                       input.start};
+                       input.start,
+                       gate};
   const MixerKind* kind = FindMixerKind(mixer.kind);
   if (kind == nullptr) {
     graph.Fail(Internal("layer ", layer, " has the unknown mixer kind \"", mixer.kind, "\""));
@@ -97,7 +98,7 @@ ForwardOutput BuildBlocks(Graph& graph, const ModelConfig& config, const Binder&
     const std::string block = absl::StrCat("model.layers.", layer, ".");
     LayerTaps taps;
     taps.mixer_in = Norm(graph, config, bind, "pre", block + "input_layernorm", x);
-    taps.mixer_out = BuildMixer(graph, config, layer, bind, input, taps.mixer_in);
+    taps.mixer_out = BuildMixer(graph, config, layer, bind, input, taps.mixer_in, &taps.gate);
     output.layers.push_back(taps);
     Value mixed = Linear(graph, bind, graph.MergeHeads(taps.mixer_out), block + "self_attn.o_proj", config.output_bias);
     x = Add(graph, x, Norm(graph, config, bind, "post", block + "post_attention_layernorm", mixed));

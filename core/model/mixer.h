@@ -22,6 +22,7 @@ struct MixerContext {
   Value q, k, v;            // after RoPE
   const LayerState* state;  // NULL without carried state
   Value start;              // i32[B,T] of rows packed from documents, or absent
+  Value* gate;              // where a kind that mixes two branches leaves its gate, or NULL
 };
 
 struct StateSpec {

@@ -74,6 +74,7 @@ struct ForwardInput {
 struct LayerTaps {
   Value mixer_in;   // [B*T, D], what the mixer reads (after the pre-attention norm)
   Value mixer_out;  // [B,H,T,d] view, before W_o
+  Value gate;       // o f32 [B,N,T] of the N heads that mix two branches; absent where none does
 };
 struct ForwardOutput {
   std::vector<Value> hidden;  // layer_count + 1: embeddings, after each block; the last after the final norm
@@ -92,9 +93,10 @@ ForwardOutput BuildForward(Graph& graph, const ModelConfig& config, const Binder
 // `ids` is not read.
 ForwardOutput BuildBlocks(Graph& graph, const ModelConfig& config, const Binder& bind, const ForwardInput& input,
                           Value x, int64_t first);
-// One layer's mixer on `x` [B*T, D]: -> [B,H,T,d] before W_o (stage I feeds it with the teacher's x).
+// One layer's mixer on `x` [B*T, D]: -> [B,H,T,d] before W_o (stage I feeds it with the teacher's x). `gate`: as in
+// LayerTaps, or NULL.
 Value BuildMixer(Graph& graph, const ModelConfig& config, int64_t layer, const Binder& bind, const ForwardInput& input,
-                 Value x);
+                 Value x, Value* gate = nullptr);
 // Logits [M, V] of rows of the final hidden state.
 Value BuildLogits(Graph& graph, const ModelConfig& config, const Binder& bind, Value hidden_rows);
 

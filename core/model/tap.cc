@@ -49,6 +49,15 @@ int64_t NumberBetween(const std::string& text, const std::string& prefix, const 
   return error == std::errc() && stop == end ? number : -1;
 }
 
+StatusOr<Value> Gate(Sequence& sequence, const ModelConfig& config, int64_t layer) {
+  const Value gate = sequence.output.layers[layer].gate;  // [1,N,T]
+  if (!gate.valid()) {
+    return InvalidArgument("layer ", layer, " has no gate: its mixer is \"", config.mixers[layer].kind,
+                           "\"; allowed: hybrid");
+  }
+  return sequence.graph.MergeHeads(gate);
+}
+
 StatusOr<Value> FindTap(Sequence& sequence, const ModelConfig& config, const std::string& tap) {
   Graph& graph = sequence.graph;
   if (tap == "logits") return BuildLogits(graph, config, sequence.bind, sequence.output.final_hidden);
@@ -56,8 +65,11 @@ StatusOr<Value> FindTap(Sequence& sequence, const ModelConfig& config, const std
   if (hidden >= 0 && hidden <= config.layer_count) return sequence.output.hidden[hidden];
   int64_t layer = NumberBetween(tap, "layers.", ".mixer.out");
   if (layer >= 0 && layer < config.layer_count) return graph.MergeHeads(sequence.output.layers[layer].mixer_out);
+  layer = NumberBetween(tap, "layers.", ".mixer.gate");
+  if (layer >= 0 && layer < config.layer_count) return Gate(sequence, config, layer);
   return InvalidArgument("tap is \"", tap, "\"; allowed: logits, hidden.0 to hidden.", config.layer_count,
-                         ", layers.0.mixer.out to layers.", config.layer_count - 1, ".mixer.out");
+                         ", layers.0.mixer.out to layers.", config.layer_count - 1,
+                         ".mixer.out, and the same with .mixer.gate");
 }
 
 }  // namespace
@@ -76,16 +88,29 @@ Status CheckTokens(const ModelConfig& config, const int32_t* ids, int64_t count)
 }
 
 StatusOr<std::vector<float>> ForwardTap(const Model& model, const int32_t* ids, int64_t count, const std::string& tap) {
+  XH_ASSIGN_OR_RETURN(std::vector<std::vector<float>> values, ForwardTaps(model, ids, count, {tap}));
+  return std::move(values[0]);
+}
+
+StatusOr<std::vector<std::vector<float>>> ForwardTaps(const Model& model, const int32_t* ids, int64_t count,
+                                                      const std::vector<std::string>& taps) {
   XH_RETURN_IF_ERROR(CheckTokens(model.config, ids, count));
   Sequence sequence(model);
   sequence.Declare(model, count);
-  XH_ASSIGN_OR_RETURN(Value value, FindTap(sequence, model.config, tap));
-  Value result = Cast(sequence.graph, value, XH_F32);
-  sequence.graph.Keep(result);
+  std::vector<Value> results;
+  for (const std::string& tap : taps) {
+    XH_ASSIGN_OR_RETURN(Value value, FindTap(sequence, model.config, tap));
+    results.push_back(Cast(sequence.graph, value, XH_F32));
+    sequence.graph.Keep(results.back());
+  }
   XH_RETURN_IF_ERROR(sequence.graph.Compile());
   XH_RETURN_IF_ERROR(sequence.Run(model, ids));
-  std::vector<float> out(sequence.graph.size(result));
-  XH_RETURN_IF_ERROR(sequence.graph.Read(result, out.data(), static_cast<int64_t>(out.size() * sizeof(float))));
+  std::vector<std::vector<float>> out;
+  for (Value result : results) {
+    std::vector<float> values(sequence.graph.size(result));
+    XH_RETURN_IF_ERROR(sequence.graph.Read(result, values.data(), static_cast<int64_t>(values.size() * sizeof(float))));
+    out.push_back(std::move(values));
+  }
   return out;
 }
 

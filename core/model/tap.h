@@ -9,8 +9,12 @@
 
 namespace xh {
 
-// Taps: "logits" [count, V], "hidden.N" [count, D], "layers.N.mixer.out" [count, H * d]; see xh_model_forward.
+// Taps: "logits" [count, V], "hidden.N" [count, D], "layers.N.mixer.out" [count, H * d], "layers.N.mixer.gate" [count,
+// N]; see xh_model_forward.
 StatusOr<std::vector<float>> ForwardTap(const Model& model, const int32_t* ids, int64_t count, const std::string& tap);
+// Several places of one forward, in the order given.
+StatusOr<std::vector<std::vector<float>>> ForwardTaps(const Model& model, const int32_t* ids, int64_t count,
+                                                      const std::vector<std::string>& taps);
 // log p(ids[t] | ids[0 .. t-1]) for t = 1 .. count - 1. Logits are taken in blocks of rows.
 StatusOr<std::vector<float>> ScoreTokens(const Model& model, const int32_t* ids, int64_t count);
 // Refuses an empty sequence, one longer than the model's context, and ids outside the vocabulary.

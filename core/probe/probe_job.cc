@@ -321,7 +321,7 @@ Status MakeAllQuestions(const json& recipe, const Model& model, std::vector<std:
     AddKind(kind, std::move(questions), kinds, all);
   }
   for (const json& path : recipe["tasks"]) {
-    XH_ASSIGN_OR_RETURN(const Task task, ReadTask(path, options.count));
+    XH_ASSIGN_OR_RETURN(const Task task, ReadTask(path, options.count, &model));
     const std::string where = path.get<std::string>();
     if (task.kind != TaskKind::kExactMatch) {
       return InvalidArgument(kWhere, ": ", where, " has rows with \"text\"; allowed: \"messages\" with an answer");

@@ -1,29 +1,13 @@
 #include "core/probe/questions.h"
 
 #include <algorithm>
-#include <random>
+
+#include "core/evaluate/codes.h"
 
 namespace xh {
 namespace {
 
 constexpr int64_t kAnswerTokens = 4;  // of copies
-constexpr const char* kThings[] = {"snow", "lamp", "rock", "tree", "leaf", "cat", "door", "ship",
-                                   "lake", "rain", "road", "fish", "star", "sun", "red",  "blue"};
-constexpr const char* kKinds[] = {"short", "silver", "new",  "grey", "pink",  "old",  "slow", "soft",
-                                  "black", "brown",  "hard", "cold", "white", "warm", "tall", "fast"};
-constexpr size_t kWords = std::size(kThings);
-
-// Draws that are the same everywhere: the standard's distributions are not.
-class Draw {
- public:
-  explicit Draw(uint64_t seed) : engine_(seed) {}
-  uint64_t Below(uint64_t bound) { return engine_() % bound; }
-
- private:
-  std::mt19937_64 engine_;
-};
-
-std::string Pair(Draw& draw) { return absl::StrCat(kThings[draw.Below(kWords)], "-", kKinds[draw.Below(kWords)]); }
 
 // The tokens of prompt and answer, the answer beginning where those of the prompt alone end.
 StatusOr<Question> Joined(const Model& model, const std::string& prompt, const std::string& answer) {
@@ -36,34 +20,24 @@ StatusOr<Question> Joined(const Model& model, const std::string& prompt, const s
 }
 
 // Models without a chat template are asked to go on with the text.
-StatusOr<Question> Asked(const Model& model, const std::string& text, const std::string& ask, const std::string& go_on,
-                         const std::string& answer) {
-  StatusOr<std::string> chat = model.tokenizer->RenderChat({{"user", text + ask}}, true);
-  if (chat.ok()) return Joined(model, *chat, answer);
+StatusOr<Question> Asked(const Model& model, const std::string& text, const Code& code) {
+  StatusOr<std::string> chat = model.tokenizer->RenderChat({{"user", text + code.Question()}}, true);
+  if (chat.ok()) return Joined(model, *chat, code.number);
   if (CodeOf(chat.status()) != XH_UNSUPPORTED) return chat.status();
-  return Joined(model, text + go_on, answer);
+  return Joined(model, text + code.Opening(), code.number);
 }
 
 StatusOr<Question> Recall(const Model& model, int64_t pairs, Draw& draw) {
-  std::vector<std::string> names;
-  std::string text, asked, code;
-  const int64_t wanted = static_cast<int64_t>(draw.Below(static_cast<uint64_t>(pairs)));
-  for (int64_t i = 0; i < pairs; ++i) {
-    std::string name = Pair(draw);
-    // There are as many names as pairs of words: beyond, names get a number.
-    while (std::find(names.begin(), names.end(), name) != names.end()) name = Pair(draw) + std::to_string(i);
-    const std::string number = std::to_string(100 + draw.Below(900));
-    absl::StrAppend(&text, "The code of ", name, " is ", number, ". ");
-    if (i == wanted) asked = name, code = number;
-    names.push_back(std::move(name));
-  }
-  return Asked(model, text, absl::StrCat("What is the code of ", asked, "?"),
-               absl::StrCat("The code of ", asked, " is "), code);
+  const uint64_t asked = draw.Below(static_cast<uint64_t>(pairs));
+  std::string text;
+  const std::vector<Code> codes = DrawCodes(pairs, draw);
+  for (const Code& code : codes) text += code.Sentence();
+  return Asked(model, text, codes[asked]);
 }
 
 StatusOr<Question> Copy(const Model& model, int64_t words, Draw& draw) {
   std::string text;
-  for (int64_t i = 0; i < words; ++i) absl::StrAppend(&text, " ", kThings[draw.Below(kWords)]);
+  for (int64_t i = 0; i < words; ++i) absl::StrAppend(&text, " ", DrawWord(draw));
   Question question;
   XH_ASSIGN_OR_RETURN(question.ids, model.tokenizer->Encode(absl::StrCat("Copy:", text, ".\nCopy:", text), true));
   question.answer = std::max<int64_t>(1, static_cast<int64_t>(question.ids.size()) - kAnswerTokens);

@@ -123,6 +123,9 @@ TEST(EvaluateJob, TheReportHoldsEveryAnswer) {
                                     {"max_tokens", 8},
                                     {"output", path}});
   ASSERT_TRUE(result.ok()) << result.status();
+  const std::string plots = testing::TempDir() + "xhybrid_report.html";
+  EXPECT_TRUE(std::ifstream(plots).good());
+  std::remove(plots.c_str());
   std::ifstream file(path);
   const json report = json::parse(std::string(std::istreambuf_iterator<char>(file), {}), nullptr, false);
   std::remove(path.c_str());
@@ -137,10 +140,35 @@ TEST(EvaluateJob, TheReportHoldsEveryAnswer) {
   }
 }
 
+TEST(EvaluateJob, MadeQuestionsAreScoredByLengthAndDepth) {
+  const std::string task = testing::TempDir() + "xhybrid_lengths.json";
+  std::ofstream(task) << R"({"task": "recall", "lengths": [64, 96], "depths": [0, 1], "samples": 2})";
+  StatusOr<json> result = Evaluate({{"models", {kTeacher}}, {"tasks", {task}}, {"max_tokens", 6}});
+  std::remove(task.c_str());
+  ASSERT_TRUE(result.ok()) << result.status();
+  const json& scored = (*result)["models"][0]["tasks"][0];
+  ASSERT_EQ(scored["cells"].size(), 4u);
+  double sum = 0;
+  for (const json& cell : scored["cells"]) {
+    EXPECT_EQ(cell["samples"], 2);
+    sum += cell["accuracy"].get<double>();
+  }
+  EXPECT_DOUBLE_EQ(sum / 4, scored["accuracy"].get<double>());
+  EXPECT_GT(sum / 4, 0.5) << "the teacher recalls at these lengths";
+  EXPECT_EQ((*result)["models"][0]["state"]["bytes_per_token"], 1536);
+}
+
+TEST(EvaluateJob, ABranchOfAModelWithoutAnyIsRefused) {
+  const std::string task = Data("chat.test.jsonl");
+  StatusOr<json> result = Evaluate({{"models", {kTeacher + ":window"}}, {"tasks", {task}}, {"limit", 1}});
+  EXPECT_EQ(CodeOf(result.status()), XH_INVALID_ARGUMENT);
+  EXPECT_THAT(std::string(result.status().message()), HasSubstr("no layer that mixes"));
+}
+
 TEST(EvaluateJob, AStudentIsCalledAfterItsRun) {
   const std::string task = Data("chat.test.jsonl");
-  for (const auto& [path, name] : std::vector<std::pair<std::string, std::string>>{{"runs/math/student.xhy", "math"},
-                                                                                   {"models/seed.xhy/", "seed"}}) {
+  for (const auto& [path, name] : std::vector<std::pair<std::string, std::string>>{
+           {"runs/math/student.xhy", "math"}, {"models/seed.xhy/", "seed"}, {"runs/a/student.xhy:mlstm", "a:mlstm"}}) {
     StatusOr<std::unique_ptr<Job>> job = OpenEvaluateJob(TestRuntime(), {{"models", {path}}, {"tasks", {task}}});
     ASSERT_TRUE(job.ok()) << job.status();
     EXPECT_EQ((*job)->Result()["teacher"], name);

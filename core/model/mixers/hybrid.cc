@@ -17,6 +17,7 @@ Value HybridMixer(Graph& graph, const MixerContext& context) {
   // The gate reads what the projections made, before RoPE.
   Value gate = HeadGate(graph, mixed.q_plain, mixed.k_plain, mixed.v, context.bind(graph, prefix + "weight"),
                         context.bind(graph, prefix + "bias"));
+  if (context.gate != nullptr) *context.gate = gate;
   return Mix(graph, gate, MlstmBranch(graph, mixed), LocalBranch(graph, context), heads.query);
 }
 
