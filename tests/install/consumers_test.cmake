@@ -76,8 +76,34 @@ expect("C++ program" "${answer}" "35")
 run(answer ${prefix}/bin/xhybrid plugins)
 expect("installed program finds the installed plugins" "${answer}" "cpu")
 
-# A plugin of a stranger, built with xh_add_plugin and put beside ours.
+# Plugins of a stranger, one of each kind, built with xh_add_plugin, put beside ours and run.
 build_example(plugin)
 run(ignored ${CMAKE_COMMAND} --install ${WORK_DIR}/plugin)
 run(answer ${prefix}/bin/xhybrid plugins)
-expect("plugin built outside the project" "${answer}" "median")
+foreach(name median align_gates bytes minimal)
+  expect("plugin built outside the project" "${answer}" "${name}")
+endforeach()
+
+run(answer ${prefix}/bin/xhybrid merge ${model} ${model} --method median --output ${WORK_DIR}/median.xhy)
+run(answer ${prefix}/bin/xhybrid inspect ${WORK_DIR}/median.xhy)
+expect("merge by a stranger's plugin" "${answer}" "median")
+
+file(WRITE ${WORK_DIR}/gates.json "{\"teacher\": \"${model}\", \"student\": {\"window\": 16}, \"context\": 64, \"batch\": 2,
+  \"data\": [\"${SOURCE_DIR}/examples/data/stories.test.jsonl\"], \"output\": \"${WORK_DIR}/gates\",
+  \"stages\": [{\"stage\": \"align_gates\", \"steps\": 2}]}")
+run(answer ${prefix}/bin/xhybrid --quiet distill --recipe ${WORK_DIR}/gates.json)
+if(NOT EXISTS ${WORK_DIR}/gates/student.xhy)
+  message(FATAL_ERROR "the stage align_gates left no student: ${answer}")
+endif()
+
+# The tokenizer of bytes serves a model that carries its file; the backend says which op it lacks.
+file(COPY ${model}/config.json ${model}/model.safetensors DESTINATION ${WORK_DIR}/bytes)
+file(WRITE ${WORK_DIR}/bytes/vocab.json "{\"bytes\": 256}")
+run(answer ${prefix}/bin/xhybrid --json inspect ${WORK_DIR}/bytes)
+expect("a stranger's tokenizer" "${answer}" "\"vocab_size\": 256")
+execute_process(COMMAND ${prefix}/bin/xhybrid --device minimal generate ${model} "Hello" RESULT_VARIABLE status
+                OUTPUT_QUIET ERROR_VARIABLE errors)
+if(status EQUAL 0)
+  message(FATAL_ERROR "a backend with one op generated text")
+endif()
+expect("a backend that lacks an op" "${errors}" "ADD alone")
