@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 
 #include "absl/strings/str_format.h"
 
@@ -127,6 +128,13 @@ std::string HeatGrid(const std::string& columns, const std::vector<std::string>&
   const int width = kGridLeft + std::max(static_cast<int>(widest) * kCell, 160);
   return absl::StrFormat("<svg width=\"%d\" height=\"%d\"><text x=\"%d\" y=\"18\">%s</text>\n%s</svg>\n", width,
                          kGridTop + static_cast<int>(rows.size()) * kCell + 4, kGridLeft, HtmlEscaped(columns), out);
+}
+
+StatusOr<std::string> PageBeside(const std::string& path) {
+  const std::string page = std::filesystem::path(path).replace_extension(".html").string();
+  if (page != path) return page;
+  return InvalidArgument("\"output\" is \"", path,
+                         "\", where the page of plots goes; allowed: another ending, NAME.json");
 }
 
 std::string PageHead(const std::string& title) {

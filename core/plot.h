@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "core/error.h"
+
 namespace xh {
 
 struct PlotPoint {
@@ -32,6 +34,8 @@ struct HeatCell {
 std::string HeatGrid(const std::string& columns, const std::vector<std::string>& rows,
                      const std::vector<std::vector<HeatCell>>& cells);
 
+// Where the page of a result lies: NAME.html beside NAME.json. InvalidArgument when the result has that name itself.
+StatusOr<std::string> PageBeside(const std::string& path);
 // From <!doctype> to the heading; the page ends with "</html>".
 std::string PageHead(const std::string& title);
 std::string HtmlEscaped(const std::string& text);

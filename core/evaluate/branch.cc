@@ -30,7 +30,8 @@ Status Fill(float value, Device& device, Weight* weight) {
 
 bool Mixes(const ModelConfig& config, int64_t layer) {
   const MixerConfig& mixer = config.mixers[layer];
-  return mixer.kind == "hybrid" && !MlstmHeadsOf(config, mixer).query.empty();
+  const MixerKind* kind = FindMixerKind(mixer.kind);
+  return kind != nullptr && kind->has_mlstm && kind->has_window && !MlstmHeadsOf(config, mixer).query.empty();
 }
 
 std::vector<int64_t> MixingLayers(const ModelConfig& config) {

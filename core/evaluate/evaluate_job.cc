@@ -11,6 +11,7 @@
 #include "core/evaluate/retrieval_task.h"
 #include "core/evaluate/tasks.h"
 #include "core/options.h"
+#include "core/plot.h"
 
 using nlohmann::json;
 
@@ -230,7 +231,8 @@ class EvaluateJob : public Job {
     file << report.dump(1, ' ', false, json::error_handler_t::replace) << "\n";
     file.close();
     if (!file) return IoError("the report ", path, " cannot be written");
-    return WriteReportPage(std::filesystem::path(path).replace_extension(".html").string(), report);
+    XH_ASSIGN_OR_RETURN(const std::string page, PageBeside(path));
+    return WriteReportPage(page, report);
   }
 
   std::shared_ptr<Runtime> runtime_;
@@ -256,6 +258,7 @@ StatusOr<std::unique_ptr<Job>> OpenEvaluateJob(const std::shared_ptr<Runtime>& r
                            checked["models"].size(), " models");
   }
   std::vector<Task> tasks;
+  XH_RETURN_IF_ERROR(PageBeside(checked["output"]).status());
   XH_RETURN_IF_ERROR(CheckWritable(checked["output"]));
   std::shared_ptr<Model> teacher;  // loaded where questions are to be made
   for (const json& item : checked["tasks"]) {

@@ -16,7 +16,7 @@ using nlohmann::json;
 
 constexpr int64_t kAnswerTokens = 16;
 
-struct Plan {
+struct Description {
   std::string where;
   bool needle = false;
   std::string text;  // path of the needle's haystack
@@ -41,37 +41,37 @@ StatusOr<std::vector<T>> Numbers(JsonFields& fields, const std::string& where, c
   return out;
 }
 
-StatusOr<Plan> ReadPlan(const std::string& path, int64_t longest) {
+StatusOr<Description> ReadDescription(const std::string& path, int64_t longest) {
   XH_ASSIGN_OR_RETURN(const json file, ReadJsonFile(path));
   JsonFields fields(&file, path);
-  Plan plan;
-  plan.where = path;
+  Description asked;
+  asked.where = path;
   XH_ASSIGN_OR_RETURN(const std::string kind, fields.Choice("task", {"recall", "needle"}));
-  plan.needle = kind == "needle";
+  asked.needle = kind == "needle";
   XH_ASSIGN_OR_RETURN(
-      plan.lengths,
+      asked.lengths,
       Numbers<int64_t>(fields, path, "lengths", {},
                        absl::StrCat("integers from 16 to ", longest, " (the context, less room for the answer)"),
                        [&](const json& n) { return n.is_number_integer() && n >= 16 && n <= longest; }));
-  XH_ASSIGN_OR_RETURN(plan.depths,
+  XH_ASSIGN_OR_RETURN(asked.depths,
                       Numbers<double>(fields, path, "depths", {0.0, 0.25, 0.5, 0.75, 1.0}, "numbers from 0 to 1",
                                       [](const json& n) { return n.is_number() && n >= 0 && n <= 1; }));
-  XH_ASSIGN_OR_RETURN(plan.samples, fields.Int("samples", 1, 100000, 16));
+  XH_ASSIGN_OR_RETURN(asked.samples, fields.Int("samples", 1, 100000, 16));
   XH_ASSIGN_OR_RETURN(const int64_t seed, fields.Int("seed", 0, int64_t{1} << 53, 0));
-  plan.seed = static_cast<uint64_t>(seed);
-  if (plan.needle) {
-    XH_ASSIGN_OR_RETURN(plan.text, fields.Text("text"));
-    plan.text = (std::filesystem::path(path).parent_path() / plan.text).string();
+  asked.seed = static_cast<uint64_t>(seed);
+  if (asked.needle) {
+    XH_ASSIGN_OR_RETURN(asked.text, fields.Text("text"));
+    asked.text = (std::filesystem::path(path).parent_path() / asked.text).string();
   }
   XH_RETURN_IF_ERROR(fields.NoOthers());
-  return plan;
+  return asked;
 }
 
 // The sentences of a file of texts, each with a space behind it.
-StatusOr<std::vector<std::string>> Sentences(const Plan& plan) {
-  XH_ASSIGN_OR_RETURN(const Task file, ReadTask(plan.text, 0));
+StatusOr<std::vector<std::string>> Sentences(const Description& asked) {
+  XH_ASSIGN_OR_RETURN(const Task file, ReadTask(asked.text, 0));
   if (file.kind != TaskKind::kPerplexity) {
-    return InvalidArgument(plan.where, ": \"text\" names ", plan.text,
+    return InvalidArgument(asked.where, ": \"text\" names ", asked.text,
                            ", which has questions; allowed: rows with \"text\"");
   }
   std::vector<std::string> sentences;
@@ -84,7 +84,7 @@ StatusOr<std::vector<std::string>> Sentences(const Plan& plan) {
       sentence.clear();
     }
   }
-  if (sentences.empty()) return InvalidArgument(plan.where, ": ", plan.text, " has no sentence");
+  if (sentences.empty()) return InvalidArgument(asked.where, ": ", asked.text, " has no sentence");
   return sentences;
 }
 
@@ -117,7 +117,8 @@ Sample WriteNeedle(const std::vector<std::string>& sentences, size_t first, cons
 }
 
 // The longest of what `write` makes that has at most `length` tokens.
-StatusOr<Sample> Longest(const Plan& plan, const Model& model, int64_t length, double depth, const Write& write) {
+StatusOr<Sample> Longest(const Description& asked, const Model& model, int64_t length, double depth,
+                         const Write& write) {
   int64_t fits = 0, beyond = length;  // a sentence has more than one token
   while (beyond - fits > 1) {
     const int64_t count = (fits + beyond) / 2;
@@ -125,7 +126,7 @@ StatusOr<Sample> Longest(const Plan& plan, const Model& model, int64_t length, d
     (static_cast<int64_t>(ids.size()) <= length ? fits : beyond) = count;
   }
   if (fits == 0) {
-    return InvalidArgument(plan.where, ": no question fits in ", length, " tokens; allowed: longer \"lengths\"");
+    return InvalidArgument(asked.where, ": no question fits in ", length, " tokens; allowed: longer \"lengths\"");
   }
   Sample sample = write(fits, depth);
   sample.length = length;
@@ -138,29 +139,29 @@ StatusOr<Sample> Longest(const Plan& plan, const Model& model, int64_t length, d
 bool IsRetrievalTask(const std::string& path) { return absl::EndsWith(path, ".json"); }
 
 StatusOr<Task> MakeRetrievalTask(const std::string& path, int64_t limit, const Model& model) {
-  XH_ASSIGN_OR_RETURN(const Plan plan, ReadPlan(path, model.config.context - kAnswerTokens));
+  XH_ASSIGN_OR_RETURN(const Description asked, ReadDescription(path, model.config.context - kAnswerTokens));
   std::vector<std::string> sentences;
-  if (plan.needle) {
-    XH_ASSIGN_OR_RETURN(sentences, Sentences(plan));
+  if (asked.needle) {
+    XH_ASSIGN_OR_RETURN(sentences, Sentences(asked));
   }
   Task task;
   task.name = std::filesystem::path(path).stem().string();
   task.kind = TaskKind::kExactMatch;
-  task.lengths = plan.lengths;
-  task.depths = plan.depths;
-  const int64_t all = plan.samples * static_cast<int64_t>(plan.lengths.size() * plan.depths.size());
+  task.lengths = asked.lengths;
+  task.depths = asked.depths;
+  const int64_t all = asked.samples * static_cast<int64_t>(asked.lengths.size() * asked.depths.size());
   const int64_t most = limit > 0 ? std::min(limit, all) : all;
-  Draw draw(plan.seed);
+  Draw draw(asked.seed);
   while (static_cast<int64_t>(task.samples.size()) < most) {
     const size_t number = task.samples.size();
-    const int64_t length = plan.lengths[number % plan.lengths.size()];
-    const double depth = plan.depths[number / plan.lengths.size() % plan.depths.size()];
-    const std::vector<Code> codes = DrawCodes(plan.needle ? 1 : length, draw);
-    const size_t first = plan.needle ? draw.Below(sentences.size()) : 0;
+    const int64_t length = asked.lengths[number % asked.lengths.size()];
+    const double depth = asked.depths[number / asked.lengths.size() % asked.depths.size()];
+    const std::vector<Code> codes = DrawCodes(asked.needle ? 1 : length, draw);
+    const size_t first = asked.needle ? draw.Below(sentences.size()) : 0;
     const Write write = [&](int64_t count, double at) {
-      return plan.needle ? WriteNeedle(sentences, first, codes[0], count, at) : WriteRecall(codes, count, at);
+      return asked.needle ? WriteNeedle(sentences, first, codes[0], count, at) : WriteRecall(codes, count, at);
     };
-    XH_ASSIGN_OR_RETURN(Sample sample, Longest(plan, model, length, depth, write));
+    XH_ASSIGN_OR_RETURN(Sample sample, Longest(asked, model, length, depth, write));
     task.samples.push_back(std::move(sample));
   }
   return task;

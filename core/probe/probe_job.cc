@@ -10,6 +10,7 @@
 #include "core/json_fields.h"
 #include "core/model/limits.h"
 #include "core/options.h"
+#include "core/plot.h"
 #include "core/probe/heat_map.h"
 #include "core/probe/plan.h"
 #include "core/probe/selection.h"
@@ -215,7 +216,8 @@ class ProbeJob : public Job {
     file["measured"] = result_;
     file["measured"].erase("plan");
     XH_RETURN_IF_ERROR(WriteText(path, file.dump(1, ' ', false, json::error_handler_t::replace) + "\n"));
-    XH_RETURN_IF_ERROR(WriteText(std::filesystem::path(path).replace_extension(".html").string(), HeatMap(result_)));
+    XH_ASSIGN_OR_RETURN(const std::string page, PageBeside(path));
+    XH_RETURN_IF_ERROR(WriteText(page, HeatMap(result_)));
     std::error_code ignored;
     std::filesystem::remove(PartialPath(), ignored);
     return absl::OkStatus();
@@ -363,6 +365,7 @@ Status CheckTeacher(const Model& model) {
 
 StatusOr<std::unique_ptr<Job>> OpenProbeJob(const std::shared_ptr<Runtime>& runtime, const json& recipe) {
   XH_ASSIGN_OR_RETURN(json checked, CheckOptions(kProbeSchema, recipe, kWhere));
+  XH_RETURN_IF_ERROR(PageBeside(checked["output"]).status());
   const std::string dtype = checked["dtype"];
   XH_ASSIGN_OR_RETURN(const std::shared_ptr<Model> model, Model::Load(runtime, checked["model"].get<std::string>(),
                                                                       dtype == "f32"    ? XH_F32

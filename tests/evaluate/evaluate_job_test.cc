@@ -209,6 +209,15 @@ TEST(EvaluateJob, AReportThatCannotBeWrittenIsRefusedAtOnce) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("/nowhere/report.json"));
 }
 
+TEST(EvaluateJob, AReportWhereItsPageGoesIsRefused) {
+  const Status status =
+      OpenEvaluateJob(TestRuntime(),
+                      {{"models", {kTeacher}}, {"tasks", {Data("math.test.jsonl")}}, {"output", "report.html"}})
+          .status();
+  EXPECT_EQ(CodeOf(status), XH_INVALID_ARGUMENT);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("\"output\" is \"report.html\""));
+}
+
 TEST(EvaluateJob, ATeacherWithoutTokenizerIsRefusedByName) {
   const std::string bare = std::string(XH_TEST_DATA) + "/teachers/hf_llama";
   StatusOr<json> result = Evaluate({{"models", {bare}}, {"tasks", {Data("math.test.jsonl")}}, {"limit", 1}});
