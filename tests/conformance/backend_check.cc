@@ -49,23 +49,26 @@ class Checker {
       if (PromisesOfBackend().exact) {
         EXPECT_EQ(inferred[i].values, outputs_[i].values) << "INFER differs from FORWARD in output " << i;
       }
-      EXPECT_EQ(again[i].values, outputs_[i].values) << "output " << i << " differs from run to run";
+      SameBits(again[i].values, outputs_[i].values, "output ", i);
     }
   }
 
   void CheckBackward() {
-    std::vector<Arg> wanted;
-    for (size_t i = 0; i < c_.inputs.size(); ++i) wanted.push_back(Bit(c_.differentiable, i) ? Gradient(i) : Absent());
-    const std::vector<Arg> all = Backward(wanted, weights_);
-    const std::vector<Arg> again = Backward(wanted, weights_);
-    for (size_t i = 0; i < wanted.size(); ++i) {
-      if (wanted[i].dtype == 0) continue;
-      EXPECT_EQ(all[i].values, again[i].values) << "gradient " << i << " differs from run to run";
+    const std::vector<Arg> all = Gradients(), again = Gradients();
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (all[i].dtype == 0) continue;
+      SameBits(again[i].values, all[i].values, "gradient ", i);
       Compare(i, all[i].values);
       CheckAlone(i, all[i].values);
       CheckAccumulate(i, all[i].values);
       if (!c_.objective) CheckNoOutputGradient(i);
     }
+  }
+
+  std::vector<Arg> Gradients() {
+    std::vector<Arg> wanted;
+    for (size_t i = 0; i < c_.inputs.size(); ++i) wanted.push_back(Bit(c_.differentiable, i) ? Gradient(i) : Absent());
+    return Backward(wanted, weights_);
   }
 
   void CheckNan() {
@@ -80,6 +83,24 @@ class Checker {
         for (double value : output.values) seen = seen || std::isnan(value);
       }
       EXPECT_TRUE(seen) << "a NaN in input " << i << " does not show";
+    }
+  }
+
+  // Where the formula stays finite the op does; where it does not, the op shows it.
+  void CheckInfinity() {
+    for (size_t i = 0; i < c_.inputs.size(); ++i) {
+      if (!Bit(c_.differentiable, i)) continue;
+      Case poisoned = c_;
+      poisoned.inputs[i].values[poisoned.inputs[i].values.size() / 2] = std::numeric_limits<double>::infinity();
+      const std::vector<Doubles> expected = c_.forward(ValuesOf(poisoned.inputs));
+      const std::vector<Arg> outputs = Checker(poisoned).Run(XH_INFER, c_.threads);
+      bool finite = true, formula_finite = true;
+      for (size_t o = 0; o < outputs.size(); ++o) {
+        if (outputs[o].dtype == 0) continue;
+        for (double x : outputs[o].values) finite = finite && std::isfinite(x);
+        for (double x : expected[o]) formula_finite = formula_finite && std::isfinite(x);
+      }
+      EXPECT_EQ(finite, formula_finite) << OpName(c_.op) << ": infinity in input " << i;
     }
   }
 
@@ -115,8 +136,16 @@ class Checker {
   // The one comparison with the oracle: fails the test and goes into the report.
   void Close(bool gradient, double error, double tolerance, const char* what, size_t i) const {
     CountError(c_.op, Dtype(), gradient, error, tolerance);
-    EXPECT_LE(error, tolerance) << OpName(c_.op) << " " << Dtype() << ": " << what << i << " is wrong";
+    if (!(error <= tolerance)) {
+      ADD_FAILURE() << Named() << what << i << " is wrong: relative error " << error << ", allowed " << tolerance;
+    }
   }
+
+  void SameBits(const Doubles& out, const Doubles& expected, const char* what, size_t i) const {
+    if (out != expected) ADD_FAILURE() << Named() << what << i << " differs from run to run";
+  }
+
+  std::string Named() const { return std::string(OpName(c_.op)) + " " + Dtype() + ": "; }
 
   std::string Dtype() const {
     std::vector<xh_dtype> dtypes;
@@ -227,6 +256,8 @@ void ExpectSameBits(const std::vector<Doubles>& out, const std::vector<Doubles>&
   for (size_t i = 0; i < out.size(); ++i) ExpectSameBits(out[i], expected[i]);
 }
 
+std::vector<Arg> GradientsOf(const Case& c) { return Checker(c).Gradients(); }
+
 void UseBf16Tolerance(Case* c) { c->tolerance = c->gradient_tolerance = 1e-2; }
 
 void CheckOp(const Case& c) {
@@ -242,6 +273,7 @@ void CheckOp(const Case& c) {
   const bool forward = supported([&] { checker.CheckForward(); });
   if (c.differentiable != 0) supported([&] { checker.CheckBackward(); });
   if (forward) supported([&] { checker.CheckNan(); });
+  if (forward) supported([&] { checker.CheckInfinity(); });
 }
 
 }  // namespace xh::test

@@ -82,28 +82,6 @@ double Read(const char* from, xh_dtype dtype) {
   return static_cast<unsigned char>(*from);
 }
 
-xh_tensor TensorOf(const Arg& arg) {
-  xh_tensor tensor = {};
-  tensor.dtype = arg.dtype;
-  if (arg.dtype == 0) return tensor;
-  tensor.rank = static_cast<int32_t>(arg.shape.size());
-  tensor.flags = arg.accumulate ? XH_TENSOR_ACCUMULATE : 0;
-  std::vector<int> order = arg.order;
-  for (int i = 0; order.empty() && i < tensor.rank; ++i) {
-    for (int j = 0; j < tensor.rank; ++j) order.push_back(j);
-  }
-  int64_t stride = 1;
-  for (int i = tensor.rank - 1; i >= 0; --i) {
-    const int dimension = order[static_cast<size_t>(i)];
-    const int64_t size = arg.shape[static_cast<size_t>(dimension)];
-    tensor.shape[dimension] = size;
-    tensor.stride[dimension] = stride;
-    stride *= std::max<int64_t>(size, 1);
-    if (i == tensor.rank - 1) stride += arg.gap;
-  }
-  return tensor;
-}
-
 int64_t Count(const xh_tensor& tensor) {
   int64_t count = 1;
   for (int i = 0; i < tensor.rank; ++i) count *= tensor.shape[i];
@@ -224,6 +202,28 @@ void FailTest(const std::string& why) { FAIL() << why; }
 
 }  // namespace
 
+xh_tensor TensorOf(const Arg& arg) {
+  xh_tensor tensor = {};
+  tensor.dtype = arg.dtype;
+  if (arg.dtype == 0) return tensor;
+  tensor.rank = static_cast<int32_t>(arg.shape.size());
+  tensor.flags = arg.accumulate ? XH_TENSOR_ACCUMULATE : 0;
+  std::vector<int> order = arg.order;
+  for (int i = 0; order.empty() && i < tensor.rank; ++i) {
+    for (int j = 0; j < tensor.rank; ++j) order.push_back(j);
+  }
+  int64_t stride = 1;
+  for (int i = tensor.rank - 1; i >= 0; --i) {
+    const int dimension = order[static_cast<size_t>(i)];
+    const int64_t size = arg.shape[static_cast<size_t>(dimension)];
+    tensor.shape[dimension] = size;
+    tensor.stride[dimension] = stride;
+    stride *= std::max<int64_t>(size, 1);
+    if (i == tensor.rank - 1) stride += arg.gap;
+  }
+  return tensor;
+}
+
 int64_t Arg::size() const {
   int64_t count = 1;
   for (int64_t s : shape) count *= s;
@@ -293,6 +293,16 @@ Promises& PromisesOfBackend() {
 
 void SetVectorsDirectory(const std::string& path) { TheVectors() = path; }
 const std::string& VectorsDirectory() { return TheVectors(); }
+
+OpenDeviceScope::OpenDeviceScope() {
+  EXPECT_EQ(TakeError(Backend().device_open(0, nullptr, 0, &device_)).message, "");
+  EXPECT_EQ(TakeError(Backend().stream_open(device_, nullptr, &stream_)).message, "");
+}
+
+OpenDeviceScope::~OpenDeviceScope() {
+  Backend().stream_close(stream_);
+  Backend().device_close(device_);
+}
 
 Op::Op(xh_op op, int threads) : op_(op), device_(OpenDevice(threads)) {
   EXPECT_EQ(TakeError(Backend().stream_open(device_, nullptr, &stream_)).message, "");
@@ -375,11 +385,16 @@ Outcome Op::Run(xh_pass pass, std::vector<Arg>* args) {
   workspace.Download();
   saved.Download();
   for (DeviceMemory& m : memory) m.Download();
-  EXPECT_TRUE(workspace.GuardsIntact()) << "wrote outside the workspace of " << info.workspace_bytes << " bytes";
-  EXPECT_TRUE(saved.GuardsIntact()) << "wrote outside the saved memory of " << info.saved_bytes << " bytes";
+  if (!workspace.GuardsIntact()) {
+    ADD_FAILURE() << OpName(op_) << " wrote outside the workspace of " << info.workspace_bytes << " bytes";
+  }
+  if (!saved.GuardsIntact()) {
+    ADD_FAILURE() << OpName(op_) << " wrote outside the saved memory of " << info.saved_bytes << " bytes";
+  }
   for (size_t i = 0; i < args->size(); ++i) {
-    EXPECT_TRUE(memory[i].Unchanged(written[i]))
-        << OpName(op_) << " changed bytes of argument " << i << " that are not its to write";
+    if (!memory[i].Unchanged(written[i])) {
+      ADD_FAILURE() << OpName(op_) << " changed bytes of argument " << i << " that are not its to write";
+    }
     Arg& arg = (*args)[i];
     if (arg.dtype != 0) ReadBack(&arg, tensors[i], memory[arg.alias < 0 ? i : static_cast<size_t>(arg.alias)]);
   }

@@ -77,6 +77,23 @@ class Op {
   std::string implementation_;
 };
 
+// What the plugin interface calls an argument; data is NULL.
+xh_tensor TensorOf(const Arg& arg);
+
+// Device 0 and a stream while it lives.
+class OpenDeviceScope {
+ public:
+  OpenDeviceScope();
+  ~OpenDeviceScope();
+  OpenDeviceScope(const OpenDeviceScope&) = delete;
+  xh_device* device() { return device_; }
+  xh_stream* stream() { return stream_; }
+
+ private:
+  xh_device* device_ = nullptr;
+  xh_stream* stream_ = nullptr;
+};
+
 // Runs a pass that must succeed. Where it does not the test ends here; where the backend does not support the call, the
 // test also counts as skipped.
 void MustRun(Op& op, xh_pass pass, std::vector<Arg>* args);

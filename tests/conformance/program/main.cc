@@ -90,6 +90,7 @@ bool ParseArguments(int argc, char** argv) {
 // Loads and checks the library. Gives the descriptions of its plugins.
 Status Examine(std::vector<std::string>* plugins) {
   Status status = kConforms;
+  bool finished = false;
   const std::string ended = InChild([](int file) { CheckLibrary(Lines(file)); },
                                     [&](const std::string& line) {
                                       const size_t tab = line.find('\t');
@@ -97,22 +98,22 @@ Status Examine(std::vector<std::string>* plugins) {
                                       if (word == "plugin") plugins->push_back(text);
                                       if (word == "fault") std::printf("FAIL Entry: %s\n", text.c_str());
                                       if (word == "unavailable") std::printf("cannot be tested: %s\n", text.c_str());
+                                      if (word == "done") finished = true;
                                       if (word == "fault") status = kFaulty;
                                       if (word == "unavailable" && status == kConforms) status = kCannotTest;
                                     });
-  if (ended.empty()) return status;
-  std::printf("FAIL Entry: the plugin %s while it was loaded\n", ended.c_str());
+  if (ended.empty() && finished) return status;
+  std::printf("FAIL Entry: the plugin %s while it was loaded\n", ended.empty() ? "ended the process" : ended.c_str());
   return kFaulty;
 }
 
 bool TestPlugin(int index, const std::string& description) {
   if (!TheSettings().list) std::printf("%s\n", description.c_str());
   Report report;
-  std::string ended = "once more";
-  for (int crashes = 0; !ended.empty() && crashes < kMostCrashes && report.done().count(kShutdown) == 0; ++crashes) {
-    ended = InChild([&](int file) { RunSuites(index, report.done(), Lines(file)); },
-                    [&](const std::string& line) { report.Read(line); });
-    if (!ended.empty()) report.Ended(ended);
+  bool finished = false;
+  for (int crashes = 0; !finished && crashes < kMostCrashes && report.done().count(kShutdown) == 0; ++crashes) {
+    finished = report.Ended(InChild([&](int file) { RunSuites(index, report.done(), Lines(file)); },
+                                    [&](const std::string& line) { report.Read(line); }));
   }
   if (TheSettings().list) return true;
   if (report.tests() == 0) {

@@ -14,8 +14,8 @@ class Report {
  public:
   // One line of a child (suites.h).
   void Read(const std::string& line);
-  // How the child ended, when it did not end by itself.
-  void Ended(const std::string& how);
+  // How the child ended (child.h). False when the plugin ended it: tests may be left.
+  bool Ended(const std::string& how);
 
   // Tests that have ended, or ended their process.
   const std::set<std::string>& done() const { return done_; }
@@ -31,6 +31,7 @@ class Report {
   Coverage coverage_;
   std::set<std::string> done_;
   std::string running_;
+  bool finished_ = false;
   int passed_ = 0, failed_ = 0, skipped_ = 0;
 };
 

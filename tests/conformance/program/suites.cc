@@ -18,19 +18,25 @@ namespace {
 
 constexpr size_t kShownFailures = 3;  // of one test
 
+// A message without line ends and without the places in the source that SCOPED_TRACE adds.
 std::string OneLine(const std::string& text) {
-  std::string line;
-  for (char c : text) {
-    if (c == '\n') {
-      line += "; ";
-    } else if (c != '\t' && c != '\r') {
-      line += c;
+  std::istringstream lines(text);
+  std::string all;
+  bool trace = false;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.empty() || line == "Failed") continue;
+    if (line == "Google Test trace:") {
+      trace = true;
+      continue;
     }
+    const size_t place = trace ? line.find(": ") : std::string::npos;
+    if (place != std::string::npos) line.erase(0, place + 2);
+    std::replace(line.begin(), line.end(), '\t', ' ');
+    all += (all.empty() ? "" : "; ") + line;
   }
-  return line;
+  return all;
 }
 
-// The message of a failed check: what the test says about it first, the comparison after it.
 std::string Message(const testing::TestPartResult& result) {
   const std::string text = result.message();
   if (text.rfind("C++ exception", 0) == 0 || text.rfind("Unknown C++ exception", 0) == 0) {
