@@ -17,20 +17,6 @@ constexpr char kOrigin[] = "text.sentencepiece";
 constexpr char kMainFile[] = "tokenizer.model";
 const xh_host* the_host = nullptr;
 
-xh_error* Error(xh_code code, const std::string& text) { return the_host->error_new(code, kOrigin, text.c_str()); }
-
-// No exception leaves the plugin.
-template <typename Body>
-xh_error* Guard(Body body) {
-  try {
-    return body();
-  } catch (const std::bad_alloc&) {
-    return Error(XH_OUT_OF_MEMORY, "out of memory");
-  } catch (const std::exception& error) {
-    return Error(XH_INTERNAL, error.what());
-  }
-}
-
 // How many bytes at the start of `bytes` (not empty) form one character of UTF-8; 0 when they may yet become one by
 // more bytes, -1 when they never do.
 int CharacterBytes(const std::string& bytes) {
@@ -47,6 +33,34 @@ int CharacterBytes(const std::string& bytes) {
     if ((at(i) & 0xC0) != 0x80) return -1;
   }
   return bytes.size() < length ? 0 : static_cast<int>(length);
+}
+
+// A message as one line of UTF-8: the library's own repeat pieces of the file, which may be damaged.
+std::string Line(const std::string& text) {
+  std::string line;
+  for (size_t at = 0; at < text.size();) {
+    const int whole = CharacterBytes(text.substr(at, 4));
+    const bool shown = whole > 1 || (whole == 1 && static_cast<unsigned char>(text[at]) >= ' ');
+    line += shown ? text.substr(at, static_cast<size_t>(whole)) : "?";
+    at += static_cast<size_t>(std::max(whole, 1));
+  }
+  return line;
+}
+
+xh_error* Error(xh_code code, const std::string& text) {
+  return the_host->error_new(code, kOrigin, Line(text).c_str());
+}
+
+// No exception leaves the plugin.
+template <typename Body>
+xh_error* Guard(Body body) {
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {
+    return Error(XH_OUT_OF_MEMORY, "out of memory");
+  } catch (const std::exception& error) {
+    return Error(XH_INTERNAL, error.what());
+  }
 }
 
 }  // namespace

@@ -37,9 +37,23 @@ Outcome TakeError(xh_error* error) {
   EXPECT_FALSE(error->text.empty()) << "an error without a message";
   EXPECT_FALSE(error->origin.empty()) << "an error without its origin: " << outcome.message;
   EXPECT_EQ(outcome.message.find('\n'), std::string::npos) << "an error message is one line: " << outcome.message;
+  EXPECT_TRUE(IsUtf8(outcome.message)) << "an error message is UTF-8";
   delete error;
   --live_errors;
   return outcome;
+}
+
+bool IsUtf8(const std::string& text) {
+  for (size_t i = 0; i < text.size();) {
+    const unsigned char c = static_cast<unsigned char>(text[i]);
+    const size_t length = c < 0x80 ? 1 : c >= 0xf0 ? 4 : c >= 0xe0 ? 3 : c >= 0xc2 ? 2 : 0;
+    if (length == 0 || i + length > text.size()) return false;
+    for (size_t j = 1; j < length; ++j) {
+      if ((static_cast<unsigned char>(text[i + j]) & 0xc0) != 0x80) return false;
+    }
+    i += length;
+  }
+  return true;
 }
 
 bool Names(const std::string& message, std::initializer_list<const char*> words) {

@@ -23,6 +23,9 @@ struct Outcome {
 // Takes an error apart and frees it. An error that breaks the rules for errors is a GoogleTest failure.
 Outcome TakeError(xh_error* error);
 
+// Whether every character of a text is whole UTF-8.
+bool IsUtf8(const std::string& text);
+
 // Whether an error message says what is wrong: every one of `words` is in it.
 bool Names(const std::string& message, std::initializer_list<const char*> words);
 

@@ -107,6 +107,12 @@ Status Examine(std::vector<std::string>* plugins) {
   return kFaulty;
 }
 
+bool LacksTokenizer(const std::vector<std::string>& plugins) {
+  const bool any = std::any_of(plugins.begin(), plugins.end(),
+                               [](const std::string& plugin) { return plugin.rfind("text", 0) == 0; });
+  return any && TheSettings().tokenizer_files.empty() && !TheSettings().list;
+}
+
 bool TestPlugin(int index, const std::string& description) {
   if (!TheSettings().list) std::printf("%s\n", description.c_str());
   Report report;
@@ -127,6 +133,11 @@ Status Main() {
   std::vector<std::string> plugins;
   const Status examined = Examine(&plugins);
   if (examined != kConforms) return examined;
+  if (LacksTokenizer(plugins)) {
+    std::printf(
+        "cannot be tested: a text plugin needs files of a tokenizer that it reads; give them with --tokenizer\n");
+    return kCannotTest;
+  }
   bool conforms = true;
   for (size_t i = 0; i < plugins.size(); ++i) conforms = TestPlugin(static_cast<int>(i), plugins[i]) && conforms;
   if (!TheSettings().list) std::printf("%s\n", conforms ? "conforms" : "does not conform");

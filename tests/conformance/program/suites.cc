@@ -58,8 +58,13 @@ class Reporter : public testing::EmptyTestEventListener {
   }
 
   void OnTestPartResult(const testing::TestPartResult& result) override {
-    if (result.failed()) failures_.push_back(Message(result));
-    if (result.skipped() && skipped_.empty()) skipped_ = Message(result);
+    if (!result.failed()) {
+      if (result.skipped() && skipped_.empty()) skipped_ = Message(result);
+      return;
+    }
+    const std::string message = Message(result);
+    const bool known = std::find(failures_.begin(), failures_.end(), message) != failures_.end();
+    if (!known) failures_.push_back(message);
   }
 
   void OnTestEnd(const testing::TestInfo& test) override {
