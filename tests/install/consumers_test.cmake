@@ -75,9 +75,14 @@ expect("C++ program" "${answer}" "35")
 
 run(answer ${prefix}/bin/xhybrid plugins)
 expect("installed program finds the installed plugins" "${answer}" "cpu")
+run(answer ${prefix}/bin/xhybrid-conformance --filter "Add.*:Device*:Streams.*:*MlstmCuts*"
+    ${prefix}/${LIBDIR}/xhybrid/xhybrid_cpu.so)
+expect("conformance of the installed backend" "${answer}" "calls supported: [1-9].*\nconforms")
 
 # A plugin of a stranger, built with xh_add_plugin and put beside ours.
 build_example(plugin)
 run(ignored ${CMAKE_COMMAND} --install ${WORK_DIR}/plugin)
 run(answer ${prefix}/bin/xhybrid plugins)
 expect("plugin built outside the project" "${answer}" "median")
+run(answer ${prefix}/bin/xhybrid-conformance ${prefix}/${LIBDIR}/xhybrid/merge_median.so)
+expect("its conformance" "${answer}" "\nconforms")
