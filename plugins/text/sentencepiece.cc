@@ -2,7 +2,6 @@
 #include <sentencepiece_processor.h>
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -152,6 +151,13 @@ xh_error* CheckId(const xh_text* text, int32_t id) {
                                         std::to_string(text->processor.GetPieceSize() - 1));
 }
 
+// What there is room for; gives the size of all. `out` may be NULL without room.
+int64_t CopyOut(const std::string& text, char* out, int64_t capacity) {
+  const int64_t size = static_cast<int64_t>(text.size());
+  std::copy_n(text.data(), std::min(capacity, size), out);
+  return size;
+}
+
 xh_error* Decode(const xh_text* text, const int32_t* ids, int64_t count, char* out, int64_t capacity, int64_t* size) {
   return Guard([&]() -> xh_error* {
     for (int64_t i = 0; i < count; ++i) {
@@ -160,8 +166,7 @@ xh_error* Decode(const xh_text* text, const int32_t* ids, int64_t count, char* o
     std::string decoded;
     const auto status = text->processor.Decode(std::vector<int>(ids, ids + count), &decoded);
     if (!status.ok()) return Error(XH_INTERNAL, "decoding failed: " + status.ToString());
-    std::memcpy(out, decoded.data(), std::min<int64_t>(capacity, static_cast<int64_t>(decoded.size())));
-    *size = static_cast<int64_t>(decoded.size());
+    *size = CopyOut(decoded, out, capacity);
     return nullptr;
   });
 }
@@ -255,8 +260,7 @@ xh_error* Render(const xh_text* text, const xh_message* messages, int64_t count,
                    "renders ChatML");
     }
     const std::string rendered = xh::text::RenderChatMl(messages, count, add_generation_prompt != 0);
-    std::memcpy(out, rendered.data(), std::min<int64_t>(capacity, static_cast<int64_t>(rendered.size())));
-    *size = static_cast<int64_t>(rendered.size());
+    *size = CopyOut(rendered, out, capacity);
     return nullptr;
   });
 }
