@@ -75,6 +75,9 @@ expect("C++ program" "${answer}" "35")
 
 run(answer ${prefix}/bin/xhybrid plugins)
 expect("installed program finds the installed plugins" "${answer}" "cpu")
+run(answer ${prefix}/bin/xhybrid-conformance --filter "Add.*:Device*:Streams.*:*MlstmCuts*"
+    ${prefix}/${LIBDIR}/xhybrid/xhybrid_cpu.so)
+expect("conformance of the installed backend" "${answer}" "calls supported: [1-9].*\nconforms")
 
 # Plugins of a stranger, one of each kind, built with xh_add_plugin, put beside ours and run.
 build_example(plugin)
@@ -82,6 +85,10 @@ run(ignored ${CMAKE_COMMAND} --install ${WORK_DIR}/plugin)
 run(answer ${prefix}/bin/xhybrid plugins)
 foreach(name median align_gates bytes minimal)
   expect("plugin built outside the project" "${answer}" "${name}")
+endforeach()
+foreach(file merge_median stage_gates text_bytes backend_minimal)
+  run(report ${prefix}/bin/xhybrid-conformance ${prefix}/${LIBDIR}/xhybrid/${file}.so)
+  expect("conformance of a stranger's plugin" "${report}" "\nconforms")
 endforeach()
 
 run(answer ${prefix}/bin/xhybrid merge ${model} ${model} --method median --output ${WORK_DIR}/median.xhy)
