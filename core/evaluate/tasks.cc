@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "absl/strings/ascii.h"
+#include "core/checkpoint/file.h"
 #include "core/evaluate/retrieval_task.h"
 #include "core/json_fields.h"
 #include "core/model/tap.h"
@@ -89,6 +90,7 @@ StatusOr<Task> ReadTask(const std::string& path, int64_t limit, const Model* mak
     if (maker == nullptr) return InvalidArgument("task ", path, " describes questions; allowed here: rows of JSONL");
     return MakeRetrievalTask(path, limit, *maker);
   }
+  XH_RETURN_IF_ERROR(File::OpenRead(path, Links::kFollow).status());  // no pipe and no device, which may never end
   std::ifstream file(path, std::ios::binary);
   if (!file) return NotFound("task ", path, " cannot be opened");
   Task task;

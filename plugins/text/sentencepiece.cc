@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "charsmap.h"
 #include "chat_template.h"
 #include "xhybrid_plugin.h"
 
@@ -104,6 +105,9 @@ xh_error* OpenFiles(const xh_text_file* files, int64_t count, xh_text** out) {
     const std::string name = files[i].name;
     const std::string bytes(static_cast<const char*>(files[i].bytes), files[i].size);
     if (name == kMainFile) {
+      if (!xh::text::CharsmapsAreSound(bytes)) {
+        return Error(XH_CORRUPT, "tokenizer.model is damaged: its character map leads outside itself");
+      }
       const auto status = text->processor.LoadFromSerializedProto(bytes);
       if (!status.ok()) return Error(XH_CORRUPT, "tokenizer.model is not a sentencepiece model: " + status.ToString());
       loaded = text->processor.GetPieceSize() > 0;
