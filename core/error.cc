@@ -1,5 +1,6 @@
 #include "core/error.h"
 
+#include <memory>
 #include <new>
 
 #include "absl/strings/cord.h"
@@ -43,7 +44,7 @@ std::string OneLine(std::string message) {
 }
 
 xh_error* OutOfMemoryError() {
-  static xh_error error{XH_OUT_OF_MEMORY, "core", "out of memory while reporting an error"};
+  static xh_error error{XH_OUT_OF_MEMORY, "core", "out of memory"};  // short: std::string holds it without memory
   return &error;
 }
 
@@ -79,9 +80,9 @@ Status Annotate(const Status& status, const std::string& context) {
   return WithOrigin(std::move(annotated), OriginOf(status));
 }
 
-xh_error* NewError(xh_code code, const std::string& origin, const std::string& message) noexcept {
+xh_error* NewError(xh_code code, std::string_view origin, std::string_view message) noexcept {
   try {
-    return new xh_error{code, origin, message};
+    return new xh_error{code, std::string(origin), std::string(message)};
   } catch (const std::bad_alloc&) {
     return OutOfMemoryError();
   }
@@ -98,9 +99,8 @@ xh_error* ToError(const Status& status) noexcept {
 
 Status FromError(xh_error* error) {
   if (error == nullptr) return absl::OkStatus();
-  Status status = WithOrigin(MakeStatus(error->code, error->message), error->origin);
-  xh_error_free(error);
-  return status;
+  const std::unique_ptr<xh_error, void (*)(xh_error*)> owned(error, xh_error_free);  // what follows may throw
+  return WithOrigin(MakeStatus(error->code, error->message), error->origin);
 }
 
 }  // namespace xh

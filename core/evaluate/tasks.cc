@@ -8,6 +8,7 @@
 #include "core/checkpoint/file.h"
 #include "core/evaluate/retrieval_task.h"
 #include "core/json_fields.h"
+#include "core/lines.h"
 #include "core/model/tap.h"
 
 namespace xh {
@@ -97,7 +98,9 @@ StatusOr<Task> ReadTask(const std::string& path, int64_t limit, const Model* mak
   std::string name = std::filesystem::path(path).filename().string();
   task.name = name.substr(0, name.find('.'));
   std::string line;
-  for (int64_t number = 1; std::getline(file, line); ++number) {
+  for (int64_t number = 1;; ++number) {
+    XH_ASSIGN_OR_RETURN(const bool more, NextLine(file, path, &line));
+    if (!more) break;
     if (limit > 0 && static_cast<int64_t>(task.samples.size()) == limit) break;
     if (absl::StripAsciiWhitespace(line).empty()) continue;
     const std::string where = absl::StrCat(path, ":", number);
