@@ -99,13 +99,14 @@ std::string OverMemory(const json& models) {
   std::map<std::string, PlotSeries> series;
   std::set<double> sizes;
   for (const json& model : models) {
-    const double bytes = model["state"]["bytes_per_token"].get<double>();
-    sizes.insert(bytes);
+    const json& state = model["state"];  // in bytes of this model's dtype: only shares compare
+    const double share = state["bytes_per_token"].get<double>() / state["teacher_bytes_per_token"].get<double>();
+    sizes.insert(share);
     for (const json& task : model["tasks"]) {
       if (!task.contains("accuracy")) continue;
-      series[task["task"]].points.push_back({bytes, task["accuracy"].get<double>()});
+      series[task["task"]].points.push_back({share, task["accuracy"].get<double>()});
     }
-    if (model.contains("alpha_star")) series["alpha*"].points.push_back({bytes, model["alpha_star"].get<double>()});
+    if (model.contains("alpha_star")) series["alpha*"].points.push_back({share, model["alpha_star"].get<double>()});
   }
   if (sizes.size() < 3) return "";
   std::vector<PlotSeries> lines;
@@ -114,7 +115,8 @@ std::string OverMemory(const json& models) {
                      [](const PlotPoint& a, const PlotPoint& b) { return a.x < b.x; });
     lines.push_back({name, std::move(line.points)});
   }
-  PlotOptions options{"Accuracy and alpha* over the state's growth", "bytes a token"};
+  PlotOptions options{"Accuracy and alpha* over the bytes a token adds to the state", "share of the teacher's"};
+  options.marks_every_x = true;
   options.high = 1;
   return LinePlot(options, lines);
 }
