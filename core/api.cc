@@ -501,8 +501,8 @@ xh_error* xh_job_next(xh_job* job, const char** event, int32_t* finished) {
     XH_RETURN_IF_ERROR(NotNull("xh_job_next", job, event, finished));
     if (job->finished) return xh::InvalidState("the job has finished");
     if (job->failed) return xh::InvalidState("the job ended with an error: free it; what was saved stays");
-    json described = json::object();
     job->failed = true;  // until the piece is done, whatever is thrown
+    json described = json::object();
     const xh::StatusOr<bool> next = job->job->Next(&described);
     if (!next.ok()) {
       job->failed = xh::CodeOf(next.status()) != XH_CANCELLED;

@@ -96,10 +96,26 @@ static xh_error* stream_push(xh_text_stream* stream, int32_t id, const char** pi
   return NULL;
 }
 
+/* Appends to out what fits and counts all of it. */
+static void append(const char* bytes, char* out, int64_t capacity, int64_t* size) {
+  for (; *bytes != '\0'; ++bytes, ++*size) {
+    if (*size < capacity) out[*size] = *bytes;
+  }
+}
+
+/* A line "role: content" for each message. */
 static xh_error* render(const xh_text* text, const xh_message* messages, int64_t count, int32_t add_generation_prompt,
                         char* out, int64_t capacity, int64_t* size) {
-  (void)text, (void)messages, (void)count, (void)add_generation_prompt, (void)out, (void)capacity, (void)size;
-  return host->error_new(XH_UNSUPPORTED, "text.bytes", "a tokenizer of bytes has no chat template");
+  (void)text;
+  *size = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    append(messages[i].role, out, capacity, size);
+    append(": ", out, capacity, size);
+    append(messages[i].content, out, capacity, size);
+    append("\n", out, capacity, size);
+  }
+  if (add_generation_prompt) append("assistant: ", out, capacity, size);
+  return NULL;
 }
 
 static const xh_text_table table = {XH_SIZED(xh_text_table),

@@ -1,5 +1,5 @@
-/* malloc and its relatives of this program, made to fail on the thread that asks for it. The linker lets a program's own
- * malloc serve every shared library too. */
+/* malloc and its relatives of this program, made to fail on the thread that asks for it. The linker lets a program's
+ * own malloc serve every shared library too. */
 #ifndef XHYBRID_TESTS_FAULTS_FAILING_MALLOC_H_
 #define XHYBRID_TESTS_FAULTS_FAILING_MALLOC_H_
 

@@ -1,4 +1,5 @@
-// SIGINT to `xhybrid distill`: the step in hand is finished and saved, and the same command goes on to the same student.
+// SIGINT to `xhybrid distill`: the step in hand is finished and saved, and the same command goes on to the same
+// student.
 #include <gtest/gtest.h>
 #include <signal.h>
 
@@ -13,12 +14,30 @@ TEST(InterruptTest, AnInterruptedRunGoesOnAsIfItHadNeverStopped) {
   const faults::Place place;
   faults::WriteRows(place / "data.jsonl");
   const auto distill = [&](const std::string& output) {
-    return cli_test::Words{"distill",  "--teacher",     faults::SmallTeacher(), "--output", place / output,
-                           "--stage",  "align",         "--data",               place / "data.jsonl",
-                           "--steps",  "400",           "--context",            "16",
-                           "--batch",  "2",             "--window",             "4",
-                           "--sinks",  "1",             "--save-every",         "0",
-                           "--threads", "1",            "--json"};
+    return cli_test::Words{"distill",
+                           "--teacher",
+                           faults::SmallTeacher(),
+                           "--output",
+                           place / output,
+                           "--stage",
+                           "align",
+                           "--data",
+                           place / "data.jsonl",
+                           "--steps",
+                           "400",
+                           "--context",
+                           "16",
+                           "--batch",
+                           "2",
+                           "--window",
+                           "4",
+                           "--sinks",
+                           "1",
+                           "--save-every",
+                           "0",
+                           "--threads",
+                           "1",
+                           "--json"};
   };
   const Outcome undisturbed = cli_test::RunProgram(distill("undisturbed"));
   ASSERT_EQ(undisturbed.status, 0) << undisturbed.err;

@@ -33,18 +33,20 @@ struct Outputs {
   xh_plugin_info info;
 };
 
-// What calls need, made once: objects that stay as they are, and a student of the speaking teacher.
+// What calls need, made once: objects that stay as they are, and students of a teacher with and one without a
+// tokenizer.
 struct World {
   World() {
     runtime = faults::OpenRuntime();
     faults::WriteText(place / "data.jsonl", "{\"text\": \"Once upon a time there was a small dog who ran away.\"}\n");
-    student = Train(faults::SpeakingTeacher(), "data.jsonl", "run");
+    teacher = faults::ByteTeacher(place);
+    student = Train(teacher, "data.jsonl", "run");
     faults::WriteRows(place / "ids.jsonl");
     silent = Train(faults::SmallTeacher(), "ids.jsonl", "silent");
     EXPECT_EQ(Take(xh_model_load(runtime, student.c_str(), nullptr, 0, &model)).code, 0);
     EXPECT_EQ(Take(xh_checkpoint_open(runtime, student.c_str(), nullptr, 0, &checkpoint)).code, 0);
-    const char text[] = "Once upon a time";
-    EXPECT_EQ(Take(xh_model_encode(model, text, 16, 1, ids, 8, &id_count)).code, 0);
+    const char text[] = "Once up";
+    EXPECT_EQ(Take(xh_model_encode(model, text, 7, 1, ids, 8, &id_count)).code, 0);
     EXPECT_GE(id_count, 4);
   }
   ~World() {
@@ -65,7 +67,8 @@ struct World {
   }
 
   Place place;
-  std::string student;  // of the speaking teacher
+  std::string teacher;  // that speaks in bytes
+  std::string student;  // of it
   std::string silent;   // of the small one
   xh_runtime* runtime = nullptr;
   xh_model* model = nullptr;
@@ -145,9 +148,7 @@ bool Round(const Case& c, int64_t n, bool onwards, const std::string& expected) 
   return failed;
 }
 
-int Problems() {
-  return testing::UnitTest::GetInstance()->current_test_info()->result()->total_part_count();
-}
+int Problems() { return testing::UnitTest::GetInstance()->current_test_info()->result()->total_part_count(); }
 
 void Sweep(const Case& c) {
   SCOPED_TRACE(c.name);
@@ -251,10 +252,8 @@ TEST_F(MemoryTest, Checkpoint) {
 
 // ---- models ----
 
-// Without a tokenizer: libsentencepiece reads tokenizer.model with protobuf, whose destructors take it for granted that
-// memory never ran out (docs/robustness.md).
 TEST_F(MemoryTest, Loading) {
-  for (const std::string& path : {world->silent, faults::SmallTeacher()}) {
+  for (const std::string& path : {world->silent, faults::SmallTeacher(), world->student, world->teacher}) {
     Case load{"xh_model_load", [path](Outputs& o) {
                 return xh_model_load(world->runtime, path.c_str(), nullptr, 0, reinterpret_cast<xh_model**>(&o.object));
               }};
@@ -288,16 +287,15 @@ TEST_F(MemoryTest, Model) {
          BytesOf});
   Sweep({"xh_model_chat",
          [](Outputs& o) {
-           return xh_model_chat(world->model, R"([{"role": "user", "content": "What is a dog, and what is a cat?"}])", 1,
-                                reinterpret_cast<xh_bytes**>(&o.object));
+           return xh_model_chat(world->model, R"([{"role": "user", "content": "What is a dog, and what is a cat?"}])",
+                                1, reinterpret_cast<xh_bytes**>(&o.object));
          },
          BytesOf});
   for (const char* tap : {"hidden.1", "layers.0.mixer.gate"}) {
-    Sweep({"xh_model_forward",
-           [tap](Outputs& o) {
-             return xh_model_forward(world->model, world->ids, 4, tap, o.floats, 4 * 4096, &o.count);
-           },
-           FloatsOf});
+    Sweep(
+        {"xh_model_forward",
+         [tap](Outputs& o) { return xh_model_forward(world->model, world->ids, 4, tap, o.floats, 4 * 4096, &o.count); },
+         FloatsOf});
   }
   Case score{"xh_model_score", [](Outputs& o) { return xh_model_score(world->model, world->ids, 4, o.floats); }};
   score.result = [](Outputs& o) { return std::string(reinterpret_cast<const char*>(o.floats), 3 * sizeof(float)); };
@@ -369,7 +367,8 @@ TEST_F(MemoryTest, Session) {
                                 ASSERT_EQ(Take(xh_session_feed(session, world->ids, 3)).code, 0);
                                 ASSERT_EQ(Take(xh_session_reset(session)).code, 0);
                               })}) {
-    Case feed = OfSession("xh_session_feed", [](Outputs&) { return xh_session_feed(session, world->ids, 3); }, prepare);
+    Case feed = OfSession(
+        "xh_session_feed", [](Outputs&) { return xh_session_feed(session, world->ids, 3); }, prepare);
     feed.may_lose_state = true;
     Sweep(feed);
   }
@@ -402,9 +401,8 @@ TEST_F(MemoryTest, SessionState) {
       }));
   xh_bytes_free(bytes);
 
-  Case fork = OfSession("xh_session_fork", [](Outputs& o) {
-    return xh_session_fork(session, reinterpret_cast<xh_session**>(&o.object));
-  });
+  Case fork = OfSession("xh_session_fork",
+                        [](Outputs& o) { return xh_session_fork(session, reinterpret_cast<xh_session**>(&o.object)); });
   fork.result = [](Outputs& o) {
     auto* forked = static_cast<xh_session*>(o.object);
     const std::string standing = Standing(forked) + Standing(session);
@@ -470,7 +468,8 @@ TEST_F(MemoryTest, ErrorsNeedNoMemory) {
   const auto refused = [](bool all) {
     fail_allocation(1, all ? 1 : 0);
     xh_model* model = nullptr;
-    xh_error* error = xh_model_load(world->runtime, "/nowhere/at/all/and/longer/than/a/short/string", nullptr, 0, &model);
+    xh_error* error =
+        xh_model_load(world->runtime, "/nowhere/at/all/and/longer/than/a/short/string", nullptr, 0, &model);
     end_failures();
     return error;
   };

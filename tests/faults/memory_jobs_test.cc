@@ -61,11 +61,11 @@ class MemoryJobsTest : public testing::Test {
     const std::string recipe = kind.recipe.dump();
     bool used = false;
     ASSERT_EQ(RunKind(kind, recipe, INT64_MAX, false, &used).message, "");
-    const int64_t asked = allocations_asked();
     const Tree expected = Output(kind);
     ASSERT_EQ(kind.output.empty(), expected.empty());
     Clear(kind);
     RunKind(kind, recipe, INT64_MAX, false, &used);  // what first calls leave is there
+    const int64_t asked = allocations_asked();
     Clear(kind);
     const int64_t stride = std::max<int64_t>(1, asked / kSamples);
     for (int64_t n = 1; n <= asked && !HasFailure(); n += stride) {
@@ -109,7 +109,10 @@ TEST_F(MemoryJobsTest, Merge) {
 }
 TEST_F(MemoryJobsTest, Tokenize) {
   Sweep({"tokenize",
-         {{"model", faults::SpeakingTeacher()}, {"data", {place_ / "text.jsonl"}}, {"output", place_ / "out.jsonl"}},
+         {{"model", faults::ByteTeacher(place_)},
+          {"data", {place_ / "text.jsonl"}},
+          {"output", place_ / "out.jsonl"},
+          {"replace", true}},
          "out.jsonl"});
 }
 TEST_F(MemoryJobsTest, Distill) {
@@ -119,9 +122,10 @@ TEST_F(MemoryJobsTest, Distill) {
   Sweep({"distill", recipe, "out/student.xhy"});
 }
 TEST_F(MemoryJobsTest, Evaluate) {
-  Sweep({"evaluate",
-         {{"models", {faults::SpeakingTeacher()}}, {"tasks", {place_ / "text.jsonl"}}, {"output", place_ / "out.json"}},
-         ""});
+  Sweep(
+      {"evaluate",
+       {{"models", {faults::ByteTeacher(place_)}}, {"tasks", {place_ / "text.jsonl"}}, {"output", place_ / "out.json"}},
+       ""});
 }
 
 // Rows are read by several threads at once: none may end the process, and no row may be left out for want of memory.

@@ -29,6 +29,16 @@ Place::~Place() {
 std::string SmallTeacher() { return std::string(XH_TEST_DATA) + "/teachers/hf_llama"; }
 std::string SpeakingTeacher() { return std::string(XH_SOURCE_DIR) + "/examples/teacher-llama-3m"; }
 
+std::string ByteTeacher(const Place& place) {
+  const fs::path directory = place / "bytes";
+  fs::create_directory(directory);
+  for (const char* name : {"config.json", "model.safetensors"}) {
+    fs::copy_file(fs::path(SpeakingTeacher()) / name, directory / name);
+  }
+  WriteText(directory / "vocab.json", "{\"bytes\": 256}");
+  return directory;
+}
+
 void WriteRows(const std::string& path, int rows, int seed) {
   std::string text;
   for (int row = 0; row < rows; ++row) {
@@ -87,7 +97,7 @@ xh_runtime* OpenRuntime() {
   options[1].integer = 1;
   xh_runtime_config config = {};
   config.struct_size = XH_SIZED(xh_runtime_config);
-  config.plugin_path = XH_TEST_PLUGINS;
+  config.plugin_path = XH_TEST_PLUGINS ":" XH_BYTES_PLUGIN;
   config.options = options;
   config.option_count = 2;
   xh_runtime* runtime = nullptr;

@@ -28,6 +28,9 @@ class Place {
 // A Hugging Face directory: 3 layers, vocabulary 160, no tokenizer; and one with a tokenizer, 4,096 tokens.
 std::string SmallTeacher();
 std::string SpeakingTeacher();
+// A copy of SpeakingTeacher in PLACE/bytes whose tokens are bytes (examples/plugin/bytes.c): libsentencepiece is not
+// made for memory that runs out, its destructors crash.
+std::string ByteTeacher(const Place& place);
 
 // Rows {"ids": [...]} of SmallTeacher's vocabulary.
 void WriteRows(const std::string& path, int rows = 8, int seed = 0);

@@ -69,10 +69,11 @@ bool SaveOnce(const Saving& saving, const Contents& contents, const Fault& fault
   const std::string target = place / saving.name;
   EXPECT_EQ(RunOf(saving.kind, With(saving.old_recipe, target)).code, 0);
   const json recipe = With(saving.new_recipe, target);
-  const Ending ending =
-      faults::RunWithFault(place.path(), fault, [&] { return RunOf(saving.kind, recipe); });
+  const Ending ending = faults::RunWithFault(place.path(), fault, [&] { return RunOf(saving.kind, recipe); });
   const std::string at = std::string(saving.kind) + ", call " + std::to_string(fault.call) + " (" + ending.call + ") " +
-                         (fault.reason != 0 ? std::strerror(fault.reason) : fault.after ? "killed after" : "killed");
+                         (fault.reason != 0 ? std::strerror(fault.reason)
+                          : fault.after     ? "killed after"
+                                            : "killed");
   const Tree found = faults::ReadTree(target);
   const bool is_new = found == contents.after;
   EXPECT_TRUE(is_new || found == contents.before) << at << ": neither the old nor the new content";

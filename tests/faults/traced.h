@@ -10,8 +10,8 @@
 namespace faults {
 
 struct Fault {
-  int64_t call = 0;  // which one, from 1; 0: none
-  int reason = 0;    // errno that it gives without being made; 0: the process is killed
+  int64_t call = 0;    // which one, from 1; 0: none
+  int reason = 0;      // errno that it gives without being made; 0: the process is killed
   bool after = false;  // killed after the call was made rather than before
 };
 

@@ -136,7 +136,8 @@ TEST_F(TrainingFaultTest, AStageThatCannotSaveStopsTheJobAndLeavesNoHalfCheckpoi
   EXPECT_EQ(ended.outcome.origin, "stage.cannot_save");
   EXPECT_EQ(ended.outcome.message, "stage.cannot_save: step 2: the state is gone");
   EXPECT_EQ(ended.steps, 2);
-  for (const std::string& name : faults::Names(place_ / "out")) EXPECT_EQ(name.find("step-"), std::string::npos) << name;
+  for (const std::string& name : faults::Names(place_ / "out"))
+    EXPECT_EQ(name.find("step-"), std::string::npos) << name;
 }
 
 TEST_F(TrainingFaultTest, ALossThatBecomesNaNStopsTheJob) {

@@ -120,7 +120,9 @@ TEST(ThreadsTest, OneCheckpointWhoseDigestsAreCheckedOnFirstUse) {
       xh_tensor tensor = {};
       EXPECT_EQ(Take(xh_checkpoint_tensor(checkpoint, xh_checkpoint_tensor_name(checkpoint, k), &tensor)).code, 0);
     }
-    if (i == 0) EXPECT_EQ(Take(xh_checkpoint_verify(checkpoint)).code, 0);
+    if (i == 0) {
+      EXPECT_EQ(Take(xh_checkpoint_verify(checkpoint)).code, 0);
+    }
   });
   xh_checkpoint_free(checkpoint);
 }
