@@ -116,7 +116,7 @@ XH_API const char* xh_release(void);
  * XHYBRID_PLUGIN_PATH, the directory xhybrid/ beside libxhybrid.so, the installed plugin directory; never the working
  * directory. A plugin that fails to load is skipped and reported by xh_runtime_report. Any thread. */
 XH_API XH_CHECKED xh_error* xh_runtime_open(const xh_runtime_config* config, xh_runtime** out);
-/* Frees the runtime. Models, sessions and jobs opened from it keep what they need alive. */
+/* Frees the runtime. Models, sessions and jobs opened from it keep what they need alive, the log function too. */
 XH_API void xh_runtime_close(xh_runtime* runtime);
 
 typedef int32_t xh_plugin_kind;
@@ -237,7 +237,8 @@ XH_API XH_CHECKED xh_error* xh_job_open(xh_runtime* runtime, const char* kind, c
 /* The options of a kind with types, defaults and help, as JSON. `kind` NULL lists the kinds. */
 XH_API XH_CHECKED xh_error* xh_job_schema(xh_runtime* runtime, const char* kind, xh_bytes** out);
 /* Does the next piece of work. *event: a JSON object, borrowed until the next call. *finished: 1 after the last piece.
- * After xh_job_cancel the piece in hand is finished and saved and the call gives XH_CANCELLED with how to resume. */
+ * After xh_job_cancel the piece in hand is finished and saved and the call gives XH_CANCELLED with how to resume. After
+ * any other error the job is over and further calls give XH_INVALID_STATE: free it; what was saved before stays. */
 XH_API XH_CHECKED xh_error* xh_job_next(xh_job* job, const char** event, int32_t* finished);
 XH_API void xh_job_cancel(xh_job* job);
 /* The outcome as JSON once finished, else XH_INVALID_STATE. */

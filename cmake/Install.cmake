@@ -8,6 +8,9 @@ install(FILES LICENSE THIRD_PARTY_NOTICES.md DESTINATION ${CMAKE_INSTALL_DOCDIR}
 
 install(TARGETS xhybrid xhybrid_headers EXPORT xhybridTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(TARGETS xhybrid_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+if(TARGET xhybrid_conformance)  # part of the tests
+  install(TARGETS xhybrid_conformance RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
 
 # find_package(xhybrid): xhybrid::xhybrid for applications, xhybrid::headers and xh_add_plugin for plugin authors.
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/xhybrid)

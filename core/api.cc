@@ -43,6 +43,7 @@ struct xh_job {
   std::unique_ptr<xh::Job> job;
   std::string event;  // lent by xh_job_next
   bool finished = false;
+  bool failed = false;  // a piece was left half way: nothing may follow it
 };
 
 namespace {
@@ -475,7 +476,7 @@ xh_error* xh_job_open(xh_runtime* runtime, const char* kind, const char* recipe_
     XH_ASSIGN_OR_RETURN(const xh::JobKind* found, xh::FindJobKind(kind));
     XH_ASSIGN_OR_RETURN(json recipe, xh::ParseJson(recipe_json, "recipe"));
     XH_ASSIGN_OR_RETURN(std::unique_ptr<xh::Job> job, found->open(runtime->runtime, recipe));
-    *out = new xh_job{std::move(job), {}, false};
+    *out = new xh_job{std::move(job), {}, false, false};
     return absl::OkStatus();
   });
 }
@@ -499,10 +500,18 @@ xh_error* xh_job_next(xh_job* job, const char** event, int32_t* finished) {
   return Guard([&]() -> Status {
     XH_RETURN_IF_ERROR(NotNull("xh_job_next", job, event, finished));
     if (job->finished) return xh::InvalidState("the job has finished");
+    if (job->failed) return xh::InvalidState("the job ended with an error: free it; what was saved stays");
+    job->failed = true;  // until the piece is done, whatever is thrown
     json described = json::object();
-    XH_ASSIGN_OR_RETURN(bool done, job->job->Next(&described));
+    const xh::StatusOr<bool> next = job->job->Next(&described);
+    if (!next.ok()) {
+      job->failed = xh::CodeOf(next.status()) != XH_CANCELLED;
+      return next.status();
+    }
+    const bool done = *next;
     job->event = Dump(described);
     job->finished = done;
+    job->failed = false;
     *event = job->event.c_str();
     *finished = done ? 1 : 0;
     return absl::OkStatus();

@@ -1,5 +1,6 @@
 #include "core/error.h"
 
+#include <memory>
 #include <new>
 
 #include "absl/strings/cord.h"
@@ -8,6 +9,7 @@ namespace xh {
 namespace {
 
 constexpr char kOriginKey[] = "xhybrid/origin";
+constexpr size_t kLongestMessage = 4000;
 
 // Public codes beside the absl codes that carry them inside. One to one, so that nothing is lost on the way.
 struct CodePair {
@@ -28,8 +30,21 @@ constexpr CodePair kCodes[] = {
     {XH_INTERNAL, absl::StatusCode::kInternal},
 };
 
+// One line of bounded length, whatever the texts of others that it quotes hold: names, paths, what a plugin said.
+std::string OneLine(std::string message) {
+  if (message.size() > kLongestMessage) {
+    size_t end = kLongestMessage;
+    while (end > 0 && (message[end] & 0xc0) == 0x80) --end;  // not within a character
+    message.replace(end, std::string::npos, "...");
+  }
+  for (char& c : message) {
+    if (static_cast<unsigned char>(c) < 0x20) c = ' ';
+  }
+  return message;
+}
+
 xh_error* OutOfMemoryError() {
-  static xh_error error{XH_OUT_OF_MEMORY, "core", "out of memory while reporting an error"};
+  static xh_error error{XH_OUT_OF_MEMORY, "core", "out of memory"};  // short: std::string holds it without memory
   return &error;
 }
 
@@ -37,9 +52,9 @@ xh_error* OutOfMemoryError() {
 
 Status MakeStatus(xh_code code, const std::string& message) {
   for (const CodePair& pair : kCodes) {
-    if (pair.code == code) return Status(pair.inside, message);
+    if (pair.code == code) return Status(pair.inside, OneLine(message));
   }
-  return Status(absl::StatusCode::kInternal, absl::StrCat("error code ", code, " is not known: ", message));
+  return Status(absl::StatusCode::kInternal, OneLine(absl::StrCat("error code ", code, " is not known: ", message)));
 }
 
 xh_code CodeOf(const Status& status) {
@@ -61,13 +76,13 @@ std::string OriginOf(const Status& status) {
 
 Status Annotate(const Status& status, const std::string& context) {
   if (status.ok()) return status;
-  Status annotated(status.code(), absl::StrCat(context, ": ", status.message()));
+  Status annotated(status.code(), OneLine(absl::StrCat(context, ": ", status.message())));
   return WithOrigin(std::move(annotated), OriginOf(status));
 }
 
-xh_error* NewError(xh_code code, const std::string& origin, const std::string& message) noexcept {
+xh_error* NewError(xh_code code, std::string_view origin, std::string_view message) noexcept {
   try {
-    return new xh_error{code, origin, message};
+    return new xh_error{code, std::string(origin), std::string(message)};
   } catch (const std::bad_alloc&) {
     return OutOfMemoryError();
   }
@@ -84,9 +99,8 @@ xh_error* ToError(const Status& status) noexcept {
 
 Status FromError(xh_error* error) {
   if (error == nullptr) return absl::OkStatus();
-  Status status = WithOrigin(MakeStatus(error->code, error->message), error->origin);
-  xh_error_free(error);
-  return status;
+  const std::unique_ptr<xh_error, void (*)(xh_error*)> owned(error, xh_error_free);  // what follows may throw
+  return WithOrigin(MakeStatus(error->code, error->message), error->origin);
 }
 
 }  // namespace xh

@@ -3,6 +3,7 @@
 #define XHYBRID_CORE_ERROR_H_
 
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -72,7 +73,8 @@ std::string OriginOf(const Status& status);
 // The same code and origin, the message preceded by "context: ".
 Status Annotate(const Status& status, const std::string& context);
 
-xh_error* NewError(xh_code code, const std::string& origin, const std::string& message) noexcept;
+// Plain text, so that a caller without memory need not make a string first.
+xh_error* NewError(xh_code code, std::string_view origin, std::string_view message) noexcept;
 xh_error* ToError(const Status& status) noexcept;  // NULL when ok
 Status FromError(xh_error* error);                 // takes the error over; NULL is ok
 

@@ -194,6 +194,13 @@ StatusOr<json> ReadJsonFile(const std::string& path, int64_t max_bytes) {
   return parsed;
 }
 
+std::string ShownJson(const json& value) {
+  constexpr size_t kLongest = 200;
+  std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
+  if (text.size() > kLongest) text.replace(kLongest, std::string::npos, "...");
+  return text;
+}
+
 JsonFields::JsonFields(const json* object, std::string where) : object_(object), where_(std::move(where)) {}
 
 Status JsonFields::CheckObject() const {

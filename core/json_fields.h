@@ -19,6 +19,9 @@ StatusOr<nlohmann::json> ParseJson(const std::string& text, const std::string& w
 // The same for a regular file, whose path stands in messages. Malformed content is Corrupt.
 StatusOr<nlohmann::json> ReadJsonFile(const std::string& path, int64_t max_bytes = 64 << 20);
 
+// A value as messages show it: its text in ASCII on one line, cut short where it is long.
+std::string ShownJson(const nlohmann::json& value);
+
 // The fields of one object. Each getter returns InvalidArgument that names `where`, the key, the value and what is
 // allowed:
 //   recipe.json: "steps" is -3; allowed: integer from 1 to 1000000000

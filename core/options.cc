@@ -97,9 +97,9 @@ StatusOr<json> ParseSchema(const std::string& schema, const std::string& where) 
   return (*parsed)["options"];
 }
 
-// A limit of a number, in the type of that number.
-double Limit(const json& entry, const char* name, double otherwise) {
-  return entry.contains(name) ? entry[name].get<double>() : otherwise;
+// A limit of a number, within +-`most`.
+double Limit(const json& entry, const char* name, double otherwise, double most) {
+  return entry.contains(name) ? std::clamp(entry[name].get<double>(), -most, most) : otherwise;
 }
 
 // One option checked by its type. `fields` reads it with messages that name what is allowed.
@@ -109,13 +109,14 @@ StatusOr<json> CheckValue(const json& entry, JsonFields& fields, const std::stri
   const std::string type_name = type.name;
   if (type_name == "int") {
     constexpr double kMost = 9007199254740992.0;  // 2^53
-    XH_ASSIGN_OR_RETURN(int64_t value, fields.Int(name, static_cast<int64_t>(Limit(entry, "min", -kMost)),
-                                                  static_cast<int64_t>(Limit(entry, "max", kMost))));
+    XH_ASSIGN_OR_RETURN(int64_t value, fields.Int(name, static_cast<int64_t>(Limit(entry, "min", -kMost, kMost)),
+                                                  static_cast<int64_t>(Limit(entry, "max", kMost, kMost))));
     return json(value);
   }
   if (type_name == "real") {
     constexpr double kMost = std::numeric_limits<double>::max();
-    XH_ASSIGN_OR_RETURN(double value, fields.Real(name, Limit(entry, "min", -kMost), Limit(entry, "max", kMost)));
+    XH_ASSIGN_OR_RETURN(double value,
+                        fields.Real(name, Limit(entry, "min", -kMost, kMost), Limit(entry, "max", kMost, kMost)));
     return json(value);
   }
   if (type_name == "bool") {
@@ -131,8 +132,7 @@ StatusOr<json> CheckValue(const json& entry, JsonFields& fields, const std::stri
   }
   const json& value = *fields.Get(name);
   if (type.fits(value)) return value;
-  return InvalidArgument(where, ": \"", name, "\" is ", value.dump(-1, ' ', false, json::error_handler_t::replace),
-                         "; allowed: ", type.allowed);
+  return InvalidArgument(where, ": \"", name, "\" is ", ShownJson(value), "; allowed: ", type.allowed);
 }
 
 // A default in the type of its option: 0 may stand for 0.0 in a schema.

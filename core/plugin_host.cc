@@ -1,7 +1,9 @@
 #include "core/plugin_host.h"
 
 #include <algorithm>
+#include <condition_variable>
 #include <mutex>
+#include <new>
 #include <vector>
 
 #include "core/error.h"
@@ -11,7 +13,8 @@ namespace {
 
 struct Listeners {
   std::mutex mutex;
-  std::vector<std::shared_ptr<LogFunction>> all;
+  std::condition_variable fell_silent;  // a call of some listener ended
+  std::vector<std::shared_ptr<LogListener::Hearing>> all;
 };
 
 Listeners& TheListeners() {
@@ -19,20 +22,46 @@ Listeners& TheListeners() {
   return listeners;
 }
 
+thread_local int calls_of_this_thread = 0;
+
+// Counts a call of a listener while it lasts.
+class Call {
+ public:
+  explicit Call(LogListener::Hearing* hearing) : hearing_(hearing) { Count(1); }
+  ~Call() { Count(-1); }
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
+ private:
+  void Count(int by) {
+    const std::lock_guard<std::mutex> lock(TheListeners().mutex);
+    hearing_->calls += by;
+    calls_of_this_thread += by;
+    TheListeners().fell_silent.notify_all();
+  }
+  LogListener::Hearing* hearing_;
+};
+
 const char* TextOr(const char* text, const char* otherwise) { return text != nullptr ? text : otherwise; }
 
-xh_error* HostErrorNew(xh_code code, const char* origin, const char* text) {
+xh_error* HostErrorNew(xh_code code, const char* origin, const char* text) noexcept {
   return NewError(code, TextOr(origin, "plugin"), TextOr(text, ""));
 }
 
-void HostLog(xh_log_level level, const char* origin, const char* text) {
-  std::vector<std::shared_ptr<LogFunction>> heard;
-  {
-    std::lock_guard<std::mutex> lock(TheListeners().mutex);
-    heard = TheListeners().all;
+// Plugins may be written in C: nothing is thrown into them, and a message that there is no memory for is dropped.
+void HostLog(xh_log_level level, const char* origin, const char* text) noexcept {
+  try {
+    std::vector<std::shared_ptr<LogListener::Hearing>> heard;
+    {
+      const std::lock_guard<std::mutex> lock(TheListeners().mutex);
+      heard = TheListeners().all;
+    }
+    for (const std::shared_ptr<LogListener::Hearing>& hearing : heard) {
+      const Call call(hearing.get());
+      if (!hearing->ended) hearing->function(level, TextOr(origin, "plugin"), TextOr(text, ""));
+    }
+  } catch (const std::bad_alloc&) {
   }
-  for (const std::shared_ptr<LogFunction>& function : heard)
-    (*function)(level, TextOr(origin, "plugin"), TextOr(text, ""));
 }
 
 constexpr xh_host kHost = {XH_SIZED(xh_host), XH_ABI_VERSION, HostErrorNew, HostLog};
@@ -41,15 +70,18 @@ constexpr xh_host kHost = {XH_SIZED(xh_host), XH_ABI_VERSION, HostErrorNew, Host
 
 const xh_host* PluginHost() { return &kHost; }
 
-LogListener::LogListener(LogFunction function) : function_(std::make_shared<LogFunction>(std::move(function))) {
-  std::lock_guard<std::mutex> lock(TheListeners().mutex);
-  TheListeners().all.push_back(function_);
+LogListener::LogListener(LogFunction function) : hearing_(std::make_shared<Hearing>(std::move(function))) {
+  const std::lock_guard<std::mutex> lock(TheListeners().mutex);
+  TheListeners().all.push_back(hearing_);
 }
 
 LogListener::~LogListener() {
-  std::lock_guard<std::mutex> lock(TheListeners().mutex);
+  std::unique_lock<std::mutex> lock(TheListeners().mutex);
   auto& all = TheListeners().all;
-  all.erase(std::remove(all.begin(), all.end(), function_), all.end());
+  all.erase(std::remove(all.begin(), all.end(), hearing_), all.end());
+  hearing_->ended = true;
+  // A listener that ends itself, within a call, would wait for its own end.
+  TheListeners().fell_silent.wait(lock, [&] { return hearing_->calls == 0 || calls_of_this_thread > 0; });
 }
 
 }  // namespace xh

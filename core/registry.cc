@@ -6,10 +6,14 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
+#include <mutex>
+#include <new>
 #include <set>
 
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "core/checkpoint/entries.h"
 #include "core/plugin_check.h"
 #include "core/plugin_host.h"
 
@@ -69,12 +73,31 @@ bool IsWritableByAll(const std::string& path) {
 
 std::vector<std::string> LibrariesIn(const std::string& directory) {
   std::vector<std::string> libraries;
-  std::error_code ignored;
-  for (const fs::directory_entry& entry : fs::directory_iterator(directory, ignored)) {
-    if (entry.path().extension() == ".so") libraries.push_back(entry.path().string());
+  const StatusOr<std::vector<std::string>> entries = EntriesOf(directory);
+  if (!entries.ok()) return libraries;
+  for (const std::string& entry : *entries) {
+    const fs::path path = fs::path(directory) / entry;
+    if (path.extension() == ".so") libraries.push_back(path.string());
   }
   std::sort(libraries.begin(), libraries.end());
   return libraries;
+}
+
+// What a library offers. Its entry is asked once a process: plugins keep the host in a variable of their own, which
+// threads that already use them read meanwhile.
+const std::vector<const xh_plugin*>& PluginsOf(void* library, xh_plugin_entry entry) {
+  static std::mutex mutex;
+  static auto& known = *new std::map<void*, std::vector<const xh_plugin*>>;  // libraries are never unloaded
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = known.find(library);
+  if (found != known.end()) return found->second;
+  std::vector<const xh_plugin*> offered;
+  for (int32_t index = 0; index < kMostPluginsOfALibrary; ++index) {
+    const xh_plugin* plugin = entry(PluginHost(), index);
+    if (plugin == nullptr) break;
+    offered.push_back(plugin);
+  }
+  return known.emplace(library, std::move(offered)).first->second;
 }
 
 // Opens one library and appends its plugins. Returns what happened, for the report.
@@ -84,16 +107,16 @@ std::string LoadLibrary(const std::string& path, std::vector<LoadedPlugin>* plug
   if (library == nullptr) return dlerror();
   auto entry = reinterpret_cast<xh_plugin_entry>(dlsym(library, "xh_plugin_v1"));
   if (entry == nullptr) return "refused: it exports no xh_plugin_v1";
+  const std::vector<const xh_plugin*>* offered = nullptr;
+  try {
+    offered = &PluginsOf(library, entry);
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (...) {
+    return "refused: xh_plugin_v1 threw an exception";
+  }
   std::vector<std::string> outcomes;
-  for (int32_t index = 0; index < kMostPluginsOfALibrary; ++index) {
-    const xh_plugin* plugin = nullptr;
-    try {
-      plugin = entry(PluginHost(), index);
-    } catch (...) {
-      outcomes.push_back("refused: xh_plugin_v1 threw an exception");
-      break;
-    }
-    if (plugin == nullptr) break;
+  for (const xh_plugin* plugin : *offered) {
     Status status = CheckPlugin(*plugin);
     if (!status.ok()) {
       outcomes.push_back(absl::StrCat("refused: ", status.message()));

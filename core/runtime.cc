@@ -19,6 +19,7 @@ constexpr int32_t kMostThreads = 4096;
 // The value of the first line "key : value" of /proc/cpuinfo.
 std::string CpuInfo(const std::string& key) {
   std::ifstream file("/proc/cpuinfo");
+  file.exceptions(std::ios::badbit);  // no memory is no end of the file
   std::string line;
   while (std::getline(file, line)) {
     size_t colon = line.find(": ");

@@ -24,6 +24,7 @@ xh_event g_event;
 
 std::string ProcessorName() {
   std::ifstream file("/proc/cpuinfo");
+  file.exceptions(std::ios::badbit);  // no memory is no end of the file
   std::string line;
   while (std::getline(file, line)) {
     const size_t colon = line.find(": ");
@@ -182,7 +183,7 @@ xh_error* Copy(xh_stream* stream, void* to, const void* from, int64_t bytes) {
   char* const target = static_cast<char*>(to);
   const char* const source = static_cast<const char*>(from);
   const bool overlap = target < source + bytes && source < target + bytes;
-  if (overlap || bytes < kWorthThreads) {
+  if (overlap || bytes < kWorthThreads || stream->device->threads == 1) {  // libgomp ends the process without memory
     std::memmove(to, from, static_cast<size_t>(bytes));
     return nullptr;
   }

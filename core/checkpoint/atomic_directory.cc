@@ -1,6 +1,5 @@
 #include "core/checkpoint/atomic_directory.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -8,11 +7,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <filesystem>
+#include <utility>
 #include <vector>
 
+#include "core/checkpoint/entries.h"
 #include "core/checkpoint/names.h"
 
 namespace xh {
@@ -58,17 +57,6 @@ bool IsStale(const File& parent, const std::string& entry, pid_t owner) {
   return errno != EWOULDBLOCK && !own;
 }
 
-std::vector<std::string> EntriesOf(const std::string& directory) {
-  std::vector<std::string> names;
-  std::error_code failed;
-  std::filesystem::directory_iterator entry(directory, failed), end;
-  while (!failed && entry != end) {
-    names.push_back(entry->path().filename().string());
-    entry.increment(failed);
-  }
-  return names;
-}
-
 }  // namespace
 
 std::string SetAsidePath(const std::string& target) {
@@ -100,10 +88,10 @@ bool AtomicDirectory::Exists(const std::string& name) const {
   return ::fstatat(parent_.descriptor(), name.c_str(), &about, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
-void AtomicDirectory::Remove(const std::string& name) const {
+// What stays has a dot-name and is removed by the next writer. Also called by the destructor: nothing may be thrown.
+void AtomicDirectory::Remove(const std::string& name) const noexcept {
   if (StorageRefused("remove")) return;
-  std::error_code ignored;  // what stays has a dot-name and is removed by the next writer
-  std::filesystem::remove_all(Path(name), ignored);
+  RemoveAt(parent_.descriptor(), name.c_str());
 }
 
 // Ends what an interrupted replacement left: the old directory returns, or goes when the new one is in place.
@@ -125,26 +113,30 @@ Status AtomicDirectory::CheckTarget(const std::string& marker) const {
   if (old.ok()) {
     struct stat about;
     const bool marked = ::fstatat(old->descriptor(), marker.c_str(), &about, AT_SYMLINK_NOFOLLOW) == 0;
-    if (marked || EntriesOf(Path(name_)).empty()) return absl::OkStatus();
+    if (marked) return absl::OkStatus();
+    XH_ASSIGN_OR_RETURN(const std::vector<std::string> entries, EntriesOf(Path(name_)));
+    if (entries.empty()) return absl::OkStatus();
   }
   return InvalidState(Path(name_), " is not a checkpoint and is not replaced; remove it, or choose another name");
 }
 
 void AtomicDirectory::RemoveStale() const {
   const std::string prefix = TemporaryPrefix(name_);
-  for (const std::string& entry : EntriesOf(parent_.path())) {
+  const StatusOr<std::vector<std::string>> entries = EntriesOf(parent_.path());
+  if (!entries.ok()) return;  // a directory that may be written to and not listed
+  for (const std::string& entry : *entries) {
     const pid_t owner = OwnerOf(entry, prefix);
     if (owner > 0 && IsStale(parent_, entry, owner)) Remove(entry);
   }
 }
 
 Status AtomicDirectory::Create() {
-  const std::string temporary = TemporaryPrefix(name_) + std::to_string(::getpid());
+  std::string temporary = TemporaryPrefix(name_) + std::to_string(::getpid());
   if (StorageRefused("mkdir") || ::mkdirat(parent_.descriptor(), temporary.c_str(), 0777) != 0) {
     if (errno == EEXIST) return InvalidState(Path(name_), " is being written by another writer of this process");
     return SystemError("create directory", Path(temporary));
   }
-  temporary_ = temporary;
+  temporary_ = std::move(temporary);
   XH_ASSIGN_OR_RETURN(directory_, File::OpenDirectoryAt(parent_, temporary_));
   if (::flock(directory_.descriptor(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
     return SystemError("lock", directory_.path());

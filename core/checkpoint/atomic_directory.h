@@ -42,7 +42,7 @@ class AtomicDirectory {
   Status MoveIntoPlace();
   Status Replace(std::string* old_name);
   bool Exists(const std::string& name) const;
-  void Remove(const std::string& name) const;
+  void Remove(const std::string& name) const noexcept;
   std::string Path(const std::string& name) const { return parent_.path() + "/" + name; }
 
   bool replace_ = false;

@@ -161,6 +161,8 @@ struct CheckpointReader::State {
     Region copy;
     const uint8_t* data = shard.mapping.data();
     if (data != nullptr) {
+      // Reading a mapping beyond the end of its file raises SIGBUS: a file that was cut off since is refused here.
+      XH_RETURN_IF_ERROR(CheckSize(shard.file, manifest.shards[entry.shard]));
       data += entry.offset;
     } else {
       XH_ASSIGN_OR_RETURN(copy, Region::Copy(shard.file, static_cast<int64_t>(entry.offset), entry.bytes));

@@ -13,7 +13,8 @@
 namespace xh {
 
 enum class LoadMode {
-  kMap,   // shards are mapped: fast and shared, but a truncation by somebody else raises SIGBUS
+  kMap,   // shards are mapped: fast and shared. One that somebody cuts off is Corrupt at the first use of a tensor; in
+          // use already, it raises SIGBUS
   kCopy,  // each tensor is copied when first used: for storage that others may truncate
 };
 

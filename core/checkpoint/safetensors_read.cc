@@ -293,6 +293,11 @@ Status SafetensorsReader::Read(const std::string& name, void* out, int64_t bytes
 StatusOr<const void*> SafetensorsReader::View(const std::string& name) const {
   XH_ASSIGN_OR_RETURN(const Entry* entry, state_->Need(name));
   OpenFile& opened = *state_->files[entry->file];
+  // As a mapping raises SIGBUS beyond the end of its file: one that was cut off since is refused.
+  XH_ASSIGN_OR_RETURN(const int64_t bytes, opened.file.Size());
+  if (bytes < opened.bytes) {
+    return Corrupt(opened.file.path(), " has ", bytes, " bytes; it had ", opened.bytes, " when it was opened");
+  }
   std::lock_guard<std::mutex> lock(opened.mutex);
   if (opened.view.data() == nullptr) {
     XH_ASSIGN_OR_RETURN(opened.view, Region::MapOrCopy(opened.file, 0, opened.bytes));

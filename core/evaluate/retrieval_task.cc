@@ -34,7 +34,7 @@ StatusOr<std::vector<T>> Numbers(JsonFields& fields, const std::string& where, c
   std::vector<T> out;
   const bool is_list = list != nullptr && list->is_array() && !list->empty();
   for (const json& item : is_list ? *list : json::array()) {
-    if (!fits(item)) return InvalidArgument(where, ": \"", key, "\" holds ", item.dump(), "; allowed: ", allowed);
+    if (!fits(item)) return InvalidArgument(where, ": \"", key, "\" holds ", ShownJson(item), "; allowed: ", allowed);
     out.push_back(item.get<T>());
   }
   if (out.empty()) return InvalidArgument(where, ": \"", key, "\" must be a list of ", allowed);

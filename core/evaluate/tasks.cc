@@ -5,8 +5,10 @@
 #include <fstream>
 
 #include "absl/strings/ascii.h"
+#include "core/checkpoint/file.h"
 #include "core/evaluate/retrieval_task.h"
 #include "core/json_fields.h"
+#include "core/lines.h"
 #include "core/model/tap.h"
 
 namespace xh {
@@ -89,13 +91,16 @@ StatusOr<Task> ReadTask(const std::string& path, int64_t limit, const Model* mak
     if (maker == nullptr) return InvalidArgument("task ", path, " describes questions; allowed here: rows of JSONL");
     return MakeRetrievalTask(path, limit, *maker);
   }
+  XH_RETURN_IF_ERROR(File::OpenRead(path, Links::kFollow).status());  // no pipe and no device, which may never end
   std::ifstream file(path, std::ios::binary);
   if (!file) return NotFound("task ", path, " cannot be opened");
   Task task;
   std::string name = std::filesystem::path(path).filename().string();
   task.name = name.substr(0, name.find('.'));
   std::string line;
-  for (int64_t number = 1; std::getline(file, line); ++number) {
+  for (int64_t number = 1;; ++number) {
+    XH_ASSIGN_OR_RETURN(const bool more, NextLine(file, path, &line));
+    if (!more) break;
     if (limit > 0 && static_cast<int64_t>(task.samples.size()) == limit) break;
     if (absl::StripAsciiWhitespace(line).empty()) continue;
     const std::string where = absl::StrCat(path, ":", number);

@@ -87,11 +87,17 @@ Status Session::AllocateState() {
 
 // S and z begin at 0, m at -inf (SPEC.md 1.1). Caches are read only where they were written.
 Status Session::Reset() {
+  int64_t largest = 0;
+  for (const std::vector<StateTensor>& layer : state_) {
+    for (const StateTensor& tensor : layer) largest = std::max(largest, tensor.spec.is_cache ? 0 : tensor.buffer.bytes());
+  }
+  std::vector<float> values(static_cast<size_t>(largest) / sizeof(float));  // before anything changes
+  lost_ = "a reset did not finish";                                         // until it has
   for (const std::vector<StateTensor>& layer : state_) {
     for (const StateTensor& tensor : layer) {
       if (tensor.spec.is_cache) continue;
       const float start = tensor.spec.name == "m" ? -std::numeric_limits<float>::infinity() : 0.0f;
-      const std::vector<float> values(static_cast<size_t>(tensor.buffer.bytes()) / sizeof(float), start);
+      std::fill(values.begin(), values.end(), start);
       XH_RETURN_IF_ERROR(model_->device->Copy(tensor.buffer.data(), values.data(), tensor.buffer.bytes()));
       XH_RETURN_IF_ERROR(model_->device->Synchronize());
     }
@@ -195,8 +201,18 @@ Status Session::RunProgram(const int32_t* ids, int64_t tokens, bool last) {
   return graph.Read(program->logits, logits_.data(), static_cast<int64_t>(logits_.size() * sizeof(float)));
 }
 
-// Everything was checked: from here on a failure loses the state.
+// Makes all that needs memory first: a program that cannot be made loses nothing.
+Status Session::Prepare(int64_t count) {
+  for (int64_t done = 0; done < count; done += ChunkOf(count - done)) {
+    XH_RETURN_IF_ERROR(ProgramFor(ChunkOf(count - done)).status());
+  }
+  logits_.reserve(static_cast<size_t>(model_->config.vocab_size));
+  return absl::OkStatus();
+}
+
+// Everything was checked and prepared: from here on a failure loses the state.
 Status Session::Advance(const int32_t* ids, int64_t count) {
+  lost_ = "a step did not finish";  // until it has, whatever is thrown
   for (int64_t done = 0; done < count;) {
     const int64_t tokens = ChunkOf(count - done);
     const Status status = RunProgram(ids + done, tokens, done + tokens == count);
@@ -207,6 +223,7 @@ Status Session::Advance(const int32_t* ids, int64_t count) {
     done += tokens;
     position_ += tokens;
   }
+  lost_.clear();
   Remember(ids, count);
   for (float logit : logits_) {
     if (std::isfinite(logit)) continue;
@@ -226,6 +243,7 @@ void Session::Remember(const int32_t* ids, int64_t count) {
 Status Session::Feed(const int32_t* ids, int64_t count) {
   XH_RETURN_IF_ERROR(CheckFeed(ids, count));
   if (count == 0) return absl::OkStatus();
+  XH_RETURN_IF_ERROR(Prepare(count));
   finished_ = false;
   stream_.reset();
   stop_filter_.Flush();
@@ -240,13 +258,35 @@ StatusOr<const std::vector<float>*> Session::Logits() const {
 
 // ---- writing tokens ----
 
+// What choosing a token changes, put back where it is not kept: a call that failed can be made again.
+class Session::Choice {
+ public:
+  explicit Choice(Session* session)
+      : session_(session), sampler_(session->sampler_), stop_filter_(session->stop_filter_) {}
+  ~Choice() {
+    if (session_ == nullptr) return;
+    session_->sampler_ = std::move(sampler_);
+    session_->stop_filter_ = std::move(stop_filter_);
+    session_->stream_.reset();  // opened again from the last tokens
+  }
+  Choice(const Choice&) = delete;
+  Choice& operator=(const Choice&) = delete;
+  void Keep() { session_ = nullptr; }
+
+ private:
+  Session* session_;
+  Sampler sampler_;
+  StopFilter stop_filter_;
+};
+
 Status Session::SetSampler(const SamplerOptions& options) {
   XH_RETURN_IF_ERROR(CheckSampler(options));
   if (!options.stop.empty() && model_->tokenizer == nullptr) {
     return InvalidState("sampler: \"stop\" needs a tokenizer, and there is none: ", model_->tokenizer_problem);
   }
-  sampler_ = Sampler(options);
+  Sampler sampler(options);
   stop_filter_ = StopFilter(options.stop);
+  sampler_ = std::move(sampler);
   finished_ = false;
   return absl::OkStatus();
 }
@@ -272,6 +312,8 @@ StatusOr<Session::Chosen> Session::Next() {
   XH_RETURN_IF_ERROR(Logits().status());
   if (finished_) return InvalidState("the text has ended: feed more tokens or set the sampler again");
   if (position_ >= capacity_) return InvalidArgument("position ", position_ + 1, " exceeds capacity ", capacity_);
+  XH_RETURN_IF_ERROR(Prepare(1));
+  Choice before(this);
   Chosen chosen{sampler_.Choose(logits_), "", false};
   const std::vector<int32_t>& ends = model_->config.eos_ids;
   const bool is_end = std::find(ends.begin(), ends.end(), chosen.token) != ends.end();
@@ -283,6 +325,7 @@ StatusOr<Session::Chosen> Session::Next() {
   if (chosen.finished && !stopped) chosen.piece += stop_filter_.Flush();
   XH_RETURN_IF_ERROR(Advance(&chosen.token, 1));
   finished_ = chosen.finished;
+  before.Keep();
   return chosen;
 }
 

@@ -53,6 +53,7 @@ class Session {
 
  private:
   struct Program;  // a compiled graph for one number of tokens
+  class Choice;
   struct StateTensor {
     StateSpec spec;
     Buffer buffer;
@@ -71,6 +72,7 @@ class Session {
   std::vector<LayerState> DeclareState(Graph& graph, Value position) const;
   Status CheckUsable() const;
   Status CheckFeed(const int32_t* ids, int64_t count) const;
+  Status Prepare(int64_t count);
   Status Advance(const int32_t* ids, int64_t count);
   Status RunProgram(const int32_t* ids, int64_t tokens, bool last);
   StatusOr<std::string> PieceOf(int32_t token, bool* stopped);

@@ -128,6 +128,7 @@ Status Session::Restore(const void* bytes, int64_t size) {
   }
 
   XH_RETURN_IF_ERROR(Reset());
+  lost_ = "a restore did not finish";  // until it has
   at += logits.size() * sizeof(float);
   for (const UsedPart& part : parts) {
     XH_RETURN_IF_ERROR(model_->device->Copy(part.data, at, part.bytes));
@@ -137,6 +138,7 @@ Status Session::Restore(const void* bytes, int64_t size) {
   logits_ = std::move(logits);
   position_ = header.position;
   std::copy(std::begin(header.tail), std::end(header.tail), tail_.begin());
+  lost_.clear();
   return absl::OkStatus();
 }
 

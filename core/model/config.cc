@@ -90,7 +90,7 @@ StatusOr<std::vector<int32_t>> Int32List(const json* list, const std::string& ke
   std::vector<int32_t> numbers;
   for (const json& item : *list) {
     const bool fits = item.is_number_integer() && item >= 0 && item <= most;
-    if (!fits) return InvalidArgument(where, ": \"", key, "\" holds ", item.dump(), allowed);
+    if (!fits) return InvalidArgument(where, ": \"", key, "\" holds ", ShownJson(item), allowed);
     numbers.push_back(item.get<int32_t>());
   }
   return numbers;
@@ -142,6 +142,7 @@ Status CheckSizes(const ModelConfig& config, const std::string& where) {
   XH_RETURN_IF_ERROR(CheckRange(where, "heads", config.heads, 1, kMostHeads));
   XH_RETURN_IF_ERROR(CheckRange(where, "kv_heads", config.kv_heads, 1, config.heads));
   XH_RETURN_IF_ERROR(CheckRange(where, "head_dim", config.head_dim, 2, kMostHeadDim));
+  XH_RETURN_IF_ERROR(CheckHeadsOfAll(config, where));
   XH_RETURN_IF_ERROR(CheckRange(where, "intermediate_size", config.intermediate_size, 1, kMostWidth));
   XH_RETURN_IF_ERROR(CheckRange(where, "context", config.context, 1, kMostPositions));
   if (config.heads % config.kv_heads != 0) {
@@ -236,7 +237,7 @@ Status CheckMixer(const ModelConfig& config, const MixerConfig& mixer, const std
   return absl::OkStatus();
 }
 
-Status ReadSizes(JsonFields& fields, ModelConfig* config) {
+Status ReadSizes(JsonFields& fields, const std::string& where, ModelConfig* config) {
   XH_ASSIGN_OR_RETURN(config->vocab_size, fields.Int("vocab_size", 1, kMostVocabulary));
   XH_ASSIGN_OR_RETURN(config->hidden_size, fields.Int("hidden_size", 1, kMostWidth));
   XH_ASSIGN_OR_RETURN(config->layer_count, fields.Int("layer_count", 1, kMostLayers));
@@ -246,7 +247,7 @@ Status ReadSizes(JsonFields& fields, ModelConfig* config) {
   XH_ASSIGN_OR_RETURN(config->intermediate_size, fields.Int("intermediate_size", 1, kMostWidth));
   XH_ASSIGN_OR_RETURN(config->context, fields.Int("context", 1, kMostPositions));
   XH_ASSIGN_OR_RETURN(config->norm_eps, fields.Real("norm_eps", 0, 1));
-  return absl::OkStatus();
+  return CheckHeadsOfAll(*config, where);  // before the mixers list a window for each
 }
 
 Status ReadSwitches(JsonFields& fields, ModelConfig* config) {
@@ -260,11 +261,18 @@ Status ReadSwitches(JsonFields& fields, ModelConfig* config) {
   return absl::OkStatus();
 }
 
+Status CheckMixerCount(size_t count, const std::string& where, const ModelConfig& config) {
+  if (static_cast<int64_t>(count) == config.layer_count) return absl::OkStatus();
+  return InvalidArgument(where, ": \"mixers\" has ", count, " entries; allowed: one a layer (", config.layer_count,
+                         ")");
+}
+
 Status ReadMixers(JsonFields& fields, const std::string& where, ModelConfig* config) {
   const json* mixers = fields.Get("mixers");
   if (mixers == nullptr || !mixers->is_array()) {
     return InvalidArgument(where, ": \"mixers\" is not a list; allowed: one object a layer");
   }
+  XH_RETURN_IF_ERROR(CheckMixerCount(mixers->size(), where, *config));  // each takes a window for every head
   for (const json& mixer : *mixers) {
     const std::string place = absl::StrCat(where, ": layer ", config->mixers.size());
     XH_ASSIGN_OR_RETURN(MixerConfig read, MixerFromJson(mixer, config->kv_heads, place));
@@ -274,6 +282,13 @@ Status ReadMixers(JsonFields& fields, const std::string& where, ModelConfig* con
 }
 
 }  // namespace
+
+Status CheckHeadsOfAll(const ModelConfig& config, const std::string& where) {
+  const int64_t heads = config.layer_count * config.kv_heads;
+  if (heads <= kMostHeadsOfAll) return absl::OkStatus();
+  return InvalidArgument(where, ": the layers have ", heads, " key/value heads together; allowed: at most ",
+                         kMostHeadsOfAll);
+}
 
 json ConfigToJson(const ModelConfig& config) {
   json mixers = json::array();
@@ -323,7 +338,7 @@ StatusOr<ModelConfig> ConfigFromJson(const json& object, const std::string& wher
   JsonFields fields(&object, where);
   ModelConfig config;
   XH_RETURN_IF_ERROR(ReadSwitches(fields, &config));
-  XH_RETURN_IF_ERROR(ReadSizes(fields, &config));
+  XH_RETURN_IF_ERROR(ReadSizes(fields, where, &config));
   XH_ASSIGN_OR_RETURN(config.rope, RopeFromJson(fields.Get("rope"), where + ": rope"));
   XH_RETURN_IF_ERROR(ReadSliding(fields, where, &config.sliding));
   XH_ASSIGN_OR_RETURN(config.eos_ids, Int32List(fields.Get("eos_ids"), "eos_ids", kMostVocabulary, where));
@@ -340,10 +355,7 @@ Status CheckConfig(const ModelConfig& config, const std::string& where) {
   XH_RETURN_IF_ERROR(CheckRope(config.rope, where));
   XH_RETURN_IF_ERROR(CheckSliding(config, where));
   XH_RETURN_IF_ERROR(CheckTokens(config, where));
-  if (static_cast<int64_t>(config.mixers.size()) != config.layer_count) {
-    return InvalidArgument(where, ": \"mixers\" has ", config.mixers.size(), " entries; allowed: one a layer (",
-                           config.layer_count, ")");
-  }
+  XH_RETURN_IF_ERROR(CheckMixerCount(config.mixers.size(), where, config));
   for (size_t layer = 0; layer < config.mixers.size(); ++layer) {
     XH_RETURN_IF_ERROR(CheckMixer(config, config.mixers[layer], absl::StrCat(where, ": layer ", layer)));
   }

@@ -84,6 +84,9 @@ MixerConfig TeacherMixer(const ModelConfig& config, int64_t layer);
 bool IsSlidingLayer(const ModelConfig& config, int64_t layer);
 // Unsupported unless this library knows the family.
 Status CheckFamily(const std::string& family, const std::string& where);
+// InvalidArgument when all layers together have more key/value heads than limits.h allows: a window is kept for each,
+// so that a config of a few bytes would stand for any amount of memory.
+Status CheckHeadsOfAll(const ModelConfig& config, const std::string& where);
 // Every rule a config must keep (known family, positive sizes, heads % kv_heads == 0, even head_dim, known mixers,
 // ...).
 Status CheckConfig(const ModelConfig& config, const std::string& where);

@@ -43,7 +43,8 @@ StatusOr<std::vector<int32_t>> ReadIds(JsonFields& fields, const char* key, int6
   for (const json& id : list) {
     const bool fits = id.is_number_integer() && id >= 0 && id < vocab_size;
     if (!fits) {
-      return InvalidArgument(where, ": \"", key, "\" is ", id.dump(), "; allowed: integers from 0 to ", vocab_size - 1);
+      return InvalidArgument(where, ": \"", key, "\" is ", ShownJson(id), "; allowed: integers from 0 to ",
+                             vocab_size - 1);
     }
     ids.push_back(id.get<int32_t>());
   }
@@ -129,7 +130,7 @@ StatusOr<std::vector<bool>> ReadLayerTypes(const json& types, const std::string&
   for (const json& type : types) {
     const bool known = type == "full_attention" || type == "sliding_attention";
     if (!known) {
-      return Unsupported(where, ": \"layer_types\" holds ", type.dump(-1, ' ', false, json::error_handler_t::replace),
+      return Unsupported(where, ": \"layer_types\" holds ", ShownJson(type),
                          R"(; allowed: "full_attention", "sliding_attention")");
     }
     slides.push_back(type == "sliding_attention");
@@ -213,6 +214,7 @@ StatusOr<ModelConfig> ConfigFromHuggingFace(const json& object, const json& gene
   XH_RETURN_IF_ERROR(RefuseUnsupported(fields, where));
   XH_ASSIGN_OR_RETURN(const Family* family, FindFamily(config.family, "model_type", where));
   XH_RETURN_IF_ERROR(ReadSizes(fields, where, *family, &config));
+  XH_RETURN_IF_ERROR(CheckHeadsOfAll(config, where));
   XH_RETURN_IF_ERROR(ReadSliding(fields, where, *family, &config));
   const RopeDefaults rope{family->rope_theta, config.context, family->sliding == Sliding::kByPattern};
   XH_RETURN_IF_ERROR(ReadHuggingFaceRope(fields, where, rope, &config.rope, &config.sliding.rope));

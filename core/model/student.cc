@@ -53,7 +53,7 @@ StatusOr<std::vector<int32_t>> ReadWindows(JsonFields& fields, int64_t kv_heads,
   for (const json& window : *value) {
     const bool fits = window.is_number_integer() && window >= 0 && window <= kMostPositions;
     if (!fits) {
-      return InvalidArgument(where, ": \"window\" holds ", window.dump(), "; allowed: integers from 0 to ",
+      return InvalidArgument(where, ": \"window\" holds ", ShownJson(window), "; allowed: integers from 0 to ",
                              kMostPositions);
     }
     windows.push_back(window.get<int32_t>());

@@ -58,7 +58,7 @@ StatusOr<Plan> PlanFromJson(const ModelConfig& config, const json& object, const
     const auto found = model->find(key);
     if (found != model->end() && *found == value) continue;
     return Incompatible(where, " is a plan for another model: \"", key, "\" is ",
-                        found == model->end() ? "missing" : found->dump(), ", this model's is ", value.dump());
+                        found == model->end() ? "missing" : ShownJson(*found), ", this model's is ", ShownJson(value));
   }
   Plan plan;
   plan.kept = UniformMask(config, false);
@@ -76,7 +76,7 @@ StatusOr<Plan> PlanFromJson(const ModelConfig& config, const json& object, const
     for (const json& head : *heads) {
       const bool there = head.is_number_integer() && head >= 0 && head < config.kv_heads;
       if (!there) {
-        return InvalidArgument(where, ": keep: layer ", layer, ": \"heads\" holds ", head.dump(),
+        return InvalidArgument(where, ": keep: layer ", layer, ": \"heads\" holds ", ShownJson(head),
                                "; allowed: integers from 0 to ", config.kv_heads - 1);
       }
       plan.kept[layer][head.get<size_t>()] = true;

@@ -280,7 +280,7 @@ StatusOr<std::vector<int64_t>> Lengths(const json& recipe, const ModelConfig& co
   for (const json& length : recipe["lengths"]) {
     const bool fits = length.is_number_integer() && length >= 1 && length <= config.context;
     if (!fits) {
-      return InvalidArgument(kWhere, ": \"lengths\" holds ", length.dump(), "; allowed: integers from 1 to ",
+      return InvalidArgument(kWhere, ": \"lengths\" holds ", ShownJson(length), "; allowed: integers from 1 to ",
                              config.context, " (the model's context)");
     }
     lengths.push_back(length.get<int64_t>());

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <new>
 #include <optional>
+#include <system_error>
 #include <thread>
 
 #include "absl/strings/escaping.h"
@@ -84,6 +86,16 @@ bool IsBlank(const std::string& line) { return line.find_first_not_of(" \t") == 
 
 using Row = std::optional<StatusOr<std::vector<int32_t>>>;  // empty for a blank line
 
+// An exception must not end a thread, and with it the process.
+StatusOr<std::vector<int32_t>> Guarded(const std::string& line, const std::string& kind,
+                                       const DocumentOptions& options) {
+  try {
+    return ReadDocument(line, kind, options);
+  } catch (const std::bad_alloc&) {
+    return Status(absl::StatusCode::kResourceExhausted, "");  // a status without a text needs no memory
+  }
+}
+
 // Tokenises lines on all cores; the order of the rows is that of the lines.
 std::vector<Row> ReadRows(const std::vector<std::string>& lines, const std::string& kind,
                           const DocumentOptions& options) {
@@ -91,12 +103,17 @@ std::vector<Row> ReadRows(const std::vector<std::string>& lines, const std::stri
   std::atomic<size_t> next{0};
   auto work = [&] {
     for (size_t i; (i = next++) < lines.size();) {
-      if (!IsBlank(lines[i])) rows[i] = ReadDocument(lines[i], kind, options);
+      if (!IsBlank(lines[i])) rows[i] = Guarded(lines[i], kind, options);
     }
   };
   std::vector<std::jthread> helpers;
   const size_t threads = std::min<size_t>(std::max(1u, std::thread::hardware_concurrency()), lines.size() / 16 + 1);
-  for (size_t i = 1; i < threads; ++i) helpers.emplace_back(work);
+  helpers.reserve(threads);
+  try {
+    for (size_t i = 1; i < threads; ++i) helpers.emplace_back(work);
+  } catch (const std::system_error&) {
+    // No more threads to be had: those there are do the work.
+  }
   work();
   helpers.clear();
   return rows;
@@ -108,6 +125,9 @@ Status AddRow(const Row& row, const std::string& place, const DocumentOptions& o
     documents->tokens.insert(documents->tokens.end(), (*row)->begin(), (*row)->end());
     documents->starts.push_back(static_cast<int64_t>(documents->tokens.size()));
     return absl::OkStatus();
+  }
+  if (!row->ok() && CodeOf(row->status()) == XH_OUT_OF_MEMORY) {
+    return OutOfMemory(place, ": out of memory");  // the row is as good as any other: never skipped
   }
   const Status why = Annotate(row->ok() ? InvalidArgument("the document is empty") : row->status(), place);
   if (documents->skipped_rows >= options.max_bad_rows) return why;

@@ -97,7 +97,7 @@ Status MaskRanges(const json& ranges, std::vector<int32_t>* ids) {
     const bool whole = range.is_array() && range.size() == 2 && range[0].is_number_integer() &&
                        range[1].is_number_integer() && range[0] >= least && range[0] < range[1] && range[1] <= count;
     if (!whole) {
-      return InvalidArgument("\"masked\" holds ", range.dump(-1, ' ', true, json::error_handler_t::replace),
+      return InvalidArgument("\"masked\" holds ", ShownJson(range),
                              "; allowed: increasing ranges [first, end] within 0 to ", count);
     }
     least = range[1].get<int64_t>();

@@ -5,6 +5,8 @@
 #include <fstream>
 
 #include "absl/strings/str_format.h"
+#include "core/checkpoint/file.h"
+#include "core/lines.h"
 #include "core/plot.h"
 
 namespace xh {
@@ -61,7 +63,9 @@ std::string HtmlReport(const std::string& title, const std::vector<json>& steps)
 Status WriteHtmlReport(const std::string& directory) {
   std::ifstream metrics(directory + "/metrics.jsonl");
   std::vector<json> steps;
-  for (std::string line; std::getline(metrics, line);) {
+  for (std::string line;;) {
+    XH_ASSIGN_OR_RETURN(const bool more, NextLine(metrics, directory + "/metrics.jsonl", &line));
+    if (!more) break;
     json step = json::parse(line, nullptr, false);
     if (step.is_object()) steps.push_back(std::move(step));
   }
@@ -69,7 +73,7 @@ Status WriteHtmlReport(const std::string& directory) {
   std::ofstream page(path);
   page << HtmlReport(directory, steps);
   page.close();
-  return page ? absl::OkStatus() : IoError(path, " cannot be written");
+  return page ? absl::OkStatus() : SystemError("write", path);
 }
 
 }  // namespace xh

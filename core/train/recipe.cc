@@ -56,8 +56,8 @@ StatusOr<std::vector<json>> ReadList(const json& recipe, const char* key, const 
   for (const json& item : list) {
     items.push_back(item.is_string() ? json{{first_field, item}} : item);
     if (items.back().is_object()) continue;
-    return InvalidArgument(kWhere, ": \"", key, "\" holds ", item.dump(-1, ' ', true, json::error_handler_t::replace),
-                           "; allowed: objects with \"", first_field, "\"");
+    return InvalidArgument(kWhere, ": \"", key, "\" holds ", ShownJson(item), "; allowed: objects with \"", first_field,
+                           "\"");
   }
   if (items.empty()) return InvalidArgument(kWhere, ": \"", key, "\" is empty; allowed: at least one entry");
   return items;
@@ -130,21 +130,19 @@ Status ReadShape(const json& options, Recipe* recipe) {
   return absl::OkStatus();
 }
 
-std::string Shown(const json& value) { return value.dump(-1, ' ', true, json::error_handler_t::replace); }
-
 std::string Difference(const json& now, const json& before, const std::string& path) {
   if (now == before) return "";
   if (now.is_object() && before.is_object()) {
     for (const auto& [key, value] : now.items()) {
       const std::string inside = path.empty() ? key : absl::StrCat(path, ".", key);
-      if (!before.contains(key)) return absl::StrCat("\"", inside, "\" is ", Shown(value), ", was not there");
+      if (!before.contains(key)) return absl::StrCat("\"", inside, "\" is ", ShownJson(value), ", was not there");
       const std::string found = Difference(value, before[key], inside);
       if (!found.empty()) return found;
     }
     for (const auto& [key, value] : before.items()) {
       if (now.contains(key)) continue;
       return absl::StrCat("\"", path.empty() ? key : absl::StrCat(path, ".", key), "\" is not there, was ",
-                          Shown(value));
+                          ShownJson(value));
     }
   }
   if (now.is_array() && before.is_array() && now.size() == before.size()) {
@@ -156,7 +154,7 @@ std::string Difference(const json& now, const json& before, const std::string& p
   if (now.is_array() && before.is_array() && now.size() != before.size()) {
     return absl::StrCat("\"", path, "\" has ", now.size(), " entries, had ", before.size());
   }
-  return absl::StrCat("\"", path, "\" is ", Shown(now), ", was ", Shown(before));
+  return absl::StrCat("\"", path, "\" is ", ShownJson(now), ", was ", ShownJson(before));
 }
 
 }  // namespace

@@ -235,7 +235,11 @@ StatusOr<std::string> DistillRun::Save() {
   const bool inside = trainer_ != nullptr && trainer_->step() > 0;
   if (inside) {
     position.trainer = trainer_->Position();
-    XH_ASSIGN_OR_RETURN(position.stage_bytes, trainer_->stage().Save());
+    StatusOr<std::string> bytes = trainer_->stage().Save();
+    if (!bytes.ok()) {
+      return Annotate(bytes.status(), absl::StrCat("stage.", trainer_->recipe().name, ": step ", trainer_->step()));
+    }
+    position.stage_bytes = *std::move(bytes);
   }
   XH_RETURN_IF_ERROR(directory_->SyncMetrics());
   const std::string path = directory_->CheckpointPath(total_step_);

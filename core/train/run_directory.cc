@@ -13,8 +13,10 @@
 #include <system_error>
 
 #include "absl/strings/str_format.h"
+#include "core/checkpoint/entries.h"
 #include "core/checkpoint/file.h"
 #include "core/json_fields.h"
+#include "core/lines.h"
 
 namespace xh {
 namespace {
@@ -84,13 +86,11 @@ std::string RunDirectory::StudentPath() const { return path_ + "/student.xhy"; }
 
 StatusOr<std::vector<int64_t>> RunDirectory::CheckpointSteps() const {
   std::vector<int64_t> steps;
-  std::error_code error;
-  std::filesystem::directory_iterator entry(path_, error), end;
-  for (; !error && entry != end; entry.increment(error)) {
-    const int64_t step = StepOf(entry->path().filename().string());
+  XH_ASSIGN_OR_RETURN(const std::vector<std::string> entries, EntriesOf(path_));
+  for (const std::string& entry : entries) {
+    const int64_t step = StepOf(entry);
     if (step >= 0) steps.push_back(step);
   }
-  if (error) return IoError("cannot list ", path_, ": ", error.message());
   std::sort(steps.rbegin(), steps.rend());
   return steps;
 }
@@ -98,9 +98,7 @@ StatusOr<std::vector<int64_t>> RunDirectory::CheckpointSteps() const {
 Status RunDirectory::RemoveOldCheckpoints(int64_t keep) const {
   XH_ASSIGN_OR_RETURN(const std::vector<int64_t> steps, CheckpointSteps());
   for (size_t i = static_cast<size_t>(keep); i < steps.size(); ++i) {
-    std::error_code error;
-    std::filesystem::remove_all(CheckpointPath(steps[i]), error);
-    if (error) return IoError("cannot remove ", CheckpointPath(steps[i]), ": ", error.message());
+    XH_RETURN_IF_ERROR(Remove(CheckpointPath(steps[i])));
   }
   return absl::OkStatus();
 }
@@ -133,7 +131,9 @@ Status RunDirectory::StartMetrics(int64_t total_step) {
   const std::string path = path_ + "/metrics.jsonl";
   std::string kept, line;
   std::ifstream old(path, std::ios::binary);
-  while (std::getline(old, line)) {
+  for (;;) {
+    XH_ASSIGN_OR_RETURN(const bool more, NextLine(old, path, &line));
+    if (!more) break;
     const StatusOr<json> parsed = ParseJson(line, path);
     const bool whole = parsed.ok() && parsed->is_object() && !old.eof();
     if (!whole || !parsed->contains("total_step") || (*parsed)["total_step"] > total_step) break;

@@ -57,6 +57,7 @@ uint32_t MaskedCrc(const std::string& bytes) {
 StatusOr<std::unique_ptr<EventWriter>> EventWriter::Open(const std::string& directory) {
   std::error_code failed;
   std::filesystem::create_directories(directory, failed);
+  if (failed) return IoError("cannot create ", directory, ": ", failed.message());
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   const int64_t seconds = std::chrono::duration_cast<std::chrono::seconds>(now).count();
   const std::string path = absl::StrCat(directory, "/events.out.tfevents.", seconds, ".xhybrid.", getpid());

@@ -94,8 +94,9 @@ Status StageTrainer::Apply(StepMetrics* metrics) {
 
 StatusOr<StepMetrics> StageTrainer::Step(BatchStream& batches) {
   StepMetrics metrics;
-  XH_RETURN_IF_ERROR(RunBatch(batches, &metrics));
-  XH_RETURN_IF_ERROR(Apply(&metrics));
+  Status done = RunBatch(batches, &metrics);
+  if (done.ok()) done = Apply(&metrics);
+  if (!done.ok()) return Annotate(done, absl::StrCat("stage.", recipe_.name, ": step ", step_ + 1));
   ++step_;
   if (skipped_in_a_row_ >= kMostSkipped) {
     return InvalidState("stage.", recipe_.name, ": step ", step_, " is the ", skipped_in_a_row_,

@@ -1,4 +1,5 @@
 /* A tokenizer outside the project: a token is a byte. It opens for models whose vocab.json is {"bytes": 256}. */
+#include <stdio.h>
 #include <string.h>
 
 #include "xhybrid_plugin.h"
@@ -45,15 +46,17 @@ static xh_error* encode(const xh_text* text, const char* bytes, int64_t size, in
   return NULL;
 }
 
-static xh_error* out_of_range(void) {
-  return host->error_new(XH_INVALID_ARGUMENT, "text.bytes", "a token id is outside the vocabulary; allowed: 0 to 255");
+static xh_error* out_of_range(int32_t id) {
+  char message[64];
+  snprintf(message, sizeof(message), "the token id is %d; allowed: 0 to 255", (int)id);
+  return host->error_new(XH_INVALID_ARGUMENT, "text.bytes", message);
 }
 
 static xh_error* decode(const xh_text* text, const int32_t* ids, int64_t count, char* out, int64_t capacity,
                         int64_t* size) {
   (void)text;
   for (int64_t i = 0; i < count; ++i) {
-    if (ids[i] < 0 || ids[i] > 255) return out_of_range();
+    if (ids[i] < 0 || ids[i] > 255) return out_of_range(ids[i]);
     if (i < capacity) out[i] = (char)ids[i];
   }
   *size = count;
@@ -61,10 +64,11 @@ static xh_error* decode(const xh_text* text, const int32_t* ids, int64_t count, 
 }
 
 static xh_error* special(const xh_text* text, const char* token, int32_t* id) {
+  char message[128];
   (void)text;
-  (void)token;
   (void)id;
-  return host->error_new(XH_NOT_FOUND, "text.bytes", "bytes have no special tokens");
+  snprintf(message, sizeof(message), "\"%s\" is no token; bytes have no special ones", token);
+  return host->error_new(XH_NOT_FOUND, "text.bytes", message);
 }
 
 static xh_error* stream_open(const xh_text* text, xh_text_stream** out) {
@@ -85,7 +89,7 @@ static void stream_close(xh_text_stream* stream) {
 static int character_size(unsigned char first) { return first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : first >= 0xC0 ? 2 : 1; }
 
 static xh_error* stream_push(xh_text_stream* stream, int32_t id, const char** piece, int64_t* size) {
-  if (id < 0 || id > 255) return out_of_range();
+  if (id < 0 || id > 255) return out_of_range(id);
   stream->held[stream->count++] = (char)id;
   *piece = stream->piece;
   *size = 0;
@@ -96,10 +100,26 @@ static xh_error* stream_push(xh_text_stream* stream, int32_t id, const char** pi
   return NULL;
 }
 
+/* Appends to out what fits and counts all of it. */
+static void append(const char* bytes, char* out, int64_t capacity, int64_t* size) {
+  for (; *bytes != '\0'; ++bytes, ++*size) {
+    if (*size < capacity) out[*size] = *bytes;
+  }
+}
+
+/* A line "role: content" for each message. */
 static xh_error* render(const xh_text* text, const xh_message* messages, int64_t count, int32_t add_generation_prompt,
                         char* out, int64_t capacity, int64_t* size) {
-  (void)text, (void)messages, (void)count, (void)add_generation_prompt, (void)out, (void)capacity, (void)size;
-  return host->error_new(XH_UNSUPPORTED, "text.bytes", "a tokenizer of bytes has no chat template");
+  (void)text;
+  *size = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    append(messages[i].role, out, capacity, size);
+    append(": ", out, capacity, size);
+    append(messages[i].content, out, capacity, size);
+    append("\n", out, capacity, size);
+  }
+  if (add_generation_prompt) append("assistant: ", out, capacity, size);
+  return NULL;
 }
 
 static const xh_text_table table = {XH_SIZED(xh_text_table),

@@ -41,6 +41,16 @@ inline std::string Shown(double value) {
   return std::string(text, end.ptr);
 }
 
+// A text that may hold anything, for an error message: one line of printable characters, cut when long.
+inline std::string Quoted(const std::string& text) {
+  constexpr size_t kMost = 60;
+  std::string shown = text.substr(0, kMost);
+  for (char& c : shown) {
+    if (c < ' ' || c > '~') c = '?';
+  }
+  return "\"" + shown + (text.size() > kMost ? "\"..." : "\"");
+}
+
 // The options of one merge. A getter returns false after setting the error: what is wrong, its value, what is allowed.
 class Options {
  public:
@@ -81,7 +91,7 @@ class Options {
       const std::from_chars_result read = std::from_chars(text.data() + at, text.data() + end, value);
       const bool whole = read.ec == std::errc() && read.ptr == text.data() + end;
       if (!whole || !std::isfinite(value) || value < min) {
-        return Refuse(key, "\"" + text + "\"", "finite numbers" + (min == 0 ? std::string(", none negative") : ""));
+        return Refuse(key, Quoted(text), "finite numbers" + (min == 0 ? std::string(", none negative") : ""));
       }
       out->push_back(value);
       at = end + 1;

@@ -2,12 +2,12 @@
 #include <sentencepiece_processor.h>
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "charsmap.h"
 #include "chat_template.h"
 #include "xhybrid_plugin.h"
 
@@ -16,20 +16,6 @@ namespace {
 constexpr char kOrigin[] = "text.sentencepiece";
 constexpr char kMainFile[] = "tokenizer.model";
 const xh_host* the_host = nullptr;
-
-xh_error* Error(xh_code code, const std::string& text) { return the_host->error_new(code, kOrigin, text.c_str()); }
-
-// No exception leaves the plugin.
-template <typename Body>
-xh_error* Guard(Body body) {
-  try {
-    return body();
-  } catch (const std::bad_alloc&) {
-    return Error(XH_OUT_OF_MEMORY, "out of memory");
-  } catch (const std::exception& error) {
-    return Error(XH_INTERNAL, error.what());
-  }
-}
 
 // How many bytes at the start of `bytes` (not empty) form one character of UTF-8; 0 when they may yet become one by
 // more bytes, -1 when they never do.
@@ -47,6 +33,34 @@ int CharacterBytes(const std::string& bytes) {
     if ((at(i) & 0xC0) != 0x80) return -1;
   }
   return bytes.size() < length ? 0 : static_cast<int>(length);
+}
+
+// A message as one line of UTF-8: the library's own repeat pieces of the file, which may be damaged.
+std::string Line(const std::string& text) {
+  std::string line;
+  for (size_t at = 0; at < text.size();) {
+    const int whole = CharacterBytes(text.substr(at, 4));
+    const bool shown = whole > 1 || (whole == 1 && static_cast<unsigned char>(text[at]) >= ' ');
+    line += shown ? text.substr(at, static_cast<size_t>(whole)) : "?";
+    at += static_cast<size_t>(std::max(whole, 1));
+  }
+  return line;
+}
+
+xh_error* Error(xh_code code, const std::string& text) {
+  return the_host->error_new(code, kOrigin, Line(text).c_str());
+}
+
+// No exception leaves the plugin.
+template <typename Body>
+xh_error* Guard(Body body) {
+  try {
+    return body();
+  } catch (const std::bad_alloc&) {
+    return Error(XH_OUT_OF_MEMORY, "out of memory");
+  } catch (const std::exception& error) {
+    return Error(XH_INTERNAL, error.what());
+  }
 }
 
 }  // namespace
@@ -91,6 +105,9 @@ xh_error* OpenFiles(const xh_text_file* files, int64_t count, xh_text** out) {
     const std::string name = files[i].name;
     const std::string bytes(static_cast<const char*>(files[i].bytes), files[i].size);
     if (name == kMainFile) {
+      if (!xh::text::CharsmapsAreSound(bytes)) {
+        return Error(XH_CORRUPT, "tokenizer.model is damaged: its character map leads outside itself");
+      }
       const auto status = text->processor.LoadFromSerializedProto(bytes);
       if (!status.ok()) return Error(XH_CORRUPT, "tokenizer.model is not a sentencepiece model: " + status.ToString());
       loaded = text->processor.GetPieceSize() > 0;
@@ -138,6 +155,13 @@ xh_error* CheckId(const xh_text* text, int32_t id) {
                                         std::to_string(text->processor.GetPieceSize() - 1));
 }
 
+// What there is room for; gives the size of all. `out` may be NULL without room.
+int64_t CopyOut(const std::string& text, char* out, int64_t capacity) {
+  const int64_t size = static_cast<int64_t>(text.size());
+  std::copy_n(text.data(), std::min(capacity, size), out);
+  return size;
+}
+
 xh_error* Decode(const xh_text* text, const int32_t* ids, int64_t count, char* out, int64_t capacity, int64_t* size) {
   return Guard([&]() -> xh_error* {
     for (int64_t i = 0; i < count; ++i) {
@@ -146,8 +170,7 @@ xh_error* Decode(const xh_text* text, const int32_t* ids, int64_t count, char* o
     std::string decoded;
     const auto status = text->processor.Decode(std::vector<int>(ids, ids + count), &decoded);
     if (!status.ok()) return Error(XH_INTERNAL, "decoding failed: " + status.ToString());
-    std::memcpy(out, decoded.data(), std::min<int64_t>(capacity, static_cast<int64_t>(decoded.size())));
-    *size = static_cast<int64_t>(decoded.size());
+    *size = CopyOut(decoded, out, capacity);
     return nullptr;
   });
 }
@@ -241,8 +264,7 @@ xh_error* Render(const xh_text* text, const xh_message* messages, int64_t count,
                    "renders ChatML");
     }
     const std::string rendered = xh::text::RenderChatMl(messages, count, add_generation_prompt != 0);
-    std::memcpy(out, rendered.data(), std::min<int64_t>(capacity, static_cast<int64_t>(rendered.size())));
-    *size = static_cast<int64_t>(rendered.size());
+    *size = CopyOut(rendered, out, capacity);
     return nullptr;
   });
 }

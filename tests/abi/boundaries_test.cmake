@@ -25,6 +25,8 @@ forbid(core "backends/|plugins/|sdk/|tests/|dnnl|sentencepiece")
 forbid(backends "core/|plugins/|sdk/|tests/")
 forbid(plugins "core/|backends/|sdk/|tests/")
 forbid(sdk "core/|backends/|plugins/|tests/|absl/|flatbuffers/|xhybrid_plugin\\.h")
+# The conformance program knows a plugin by its header, as a stranger's plugin is known.
+forbid(tests/conformance "core/|plugins/|sdk/|absl/|flatbuffers/")
 # Debian's sentencepiece_processor.h declares its own absl::string_view: it and Abseil must not meet.
 forbid(plugins/text "absl/")
 if(failures)

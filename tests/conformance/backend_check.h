@@ -45,6 +45,13 @@ void UseBf16Tolerance(Case* c);
 // without an output gradient, repeatable; a NaN in any input reaches an output.
 void CheckOp(const Case& c);
 
+// All gradients of a case for output gradients of the checker's choice; absent where there is none.
+std::vector<Arg> GradientsOf(const Case& c);
+
+// The same computation by two ways: equal to the last bit where the backend promises so, else to rounding.
+void ExpectSameBits(const Doubles& out, const Doubles& expected);
+void ExpectSameBits(const std::vector<Doubles>& out, const std::vector<Doubles>& expected);
+
 }  // namespace xh::test
 
 #endif  // XHYBRID_TESTS_CONFORMANCE_BACKEND_CHECK_H_

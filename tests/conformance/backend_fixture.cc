@@ -3,25 +3,17 @@
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
-struct xh_error {
-  xh_code code;
-  std::string origin, text;
-};
+#include "tests/conformance/coverage.h"
+#include "tests/conformance/device_memory.h"
 
 namespace xh::test {
 namespace {
-
-constexpr int64_t kGuard = 256;            // bytes before and after every piece of memory
-constexpr unsigned char kUnwritten = 255;  // every float of it is NaN
-
-xh_error* NewError(xh_code code, const char* origin, const char* text) { return new xh_error{code, origin, text}; }
-void Log(xh_log_level, const char*, const char*) {}
-const xh_host kHost = {sizeof(xh_host), XH_ABI_VERSION, NewError, Log};
 
 int64_t Bytes(xh_dtype dtype) {
   switch (dtype) {
@@ -90,59 +82,6 @@ double Read(const char* from, xh_dtype dtype) {
   return static_cast<unsigned char>(*from);
 }
 
-// 64-byte aligned memory with guards.
-class Memory {
- public:
-  explicit Memory(int64_t bytes) : bytes_(bytes), all_(static_cast<size_t>(bytes + 2 * kGuard + 64), kUnwritten) {
-    const uintptr_t at = reinterpret_cast<uintptr_t>(all_.data()) + kGuard;
-    first_ = static_cast<int64_t>((at + 63) / 64 * 64 - at) + kGuard;
-  }
-  char* data() { return reinterpret_cast<char*>(all_.data()) + first_; }
-  int64_t bytes() const { return bytes_; }
-  std::vector<unsigned char> Snapshot() const { return all_; }
-  bool GuardsIntact() const {
-    for (int64_t i = 0; i < static_cast<int64_t>(all_.size()); ++i) {
-      if ((i < first_ || i >= first_ + bytes_) && all_[static_cast<size_t>(i)] != kUnwritten) return false;
-    }
-    return true;
-  }
-  // Whether every byte outside `written` (relative to data()) is as in the snapshot.
-  bool Unchanged(const std::vector<unsigned char>& before, const std::vector<bool>& written) const {
-    for (int64_t i = 0; i < static_cast<int64_t>(all_.size()); ++i) {
-      const int64_t at = i - first_;
-      const bool mine = at >= 0 && at < bytes_ && written[static_cast<size_t>(at)];
-      if (!mine && all_[static_cast<size_t>(i)] != before[static_cast<size_t>(i)]) return false;
-    }
-    return true;
-  }
-
- private:
-  int64_t bytes_, first_;
-  std::vector<unsigned char> all_;
-};
-
-xh_tensor TensorOf(const Arg& arg) {
-  xh_tensor tensor = {};
-  tensor.dtype = arg.dtype;
-  if (arg.dtype == 0) return tensor;
-  tensor.rank = static_cast<int32_t>(arg.shape.size());
-  tensor.flags = arg.accumulate ? XH_TENSOR_ACCUMULATE : 0;
-  std::vector<int> order = arg.order;
-  for (int i = 0; order.empty() && i < tensor.rank; ++i) {
-    for (int j = 0; j < tensor.rank; ++j) order.push_back(j);
-  }
-  int64_t stride = 1;
-  for (int i = tensor.rank - 1; i >= 0; --i) {
-    const int dimension = order[static_cast<size_t>(i)];
-    const int64_t size = arg.shape[static_cast<size_t>(dimension)];
-    tensor.shape[dimension] = size;
-    tensor.stride[dimension] = stride;
-    stride *= std::max<int64_t>(size, 1);
-    if (i == tensor.rank - 1) stride += arg.gap;
-  }
-  return tensor;
-}
-
 int64_t Count(const xh_tensor& tensor) {
   int64_t count = 1;
   for (int i = 0; i < tensor.rank; ++i) count *= tensor.shape[i];
@@ -203,24 +142,87 @@ bool Written(xh_op op, xh_pass pass, int index) {
   return index >= counts.inputs || cache;
 }
 
-const xh_plugin* LoadPlugin() {
-  const char* other = std::getenv("XH_TEST_BACKEND");
-  const std::string path = other != nullptr ? other : std::string(XH_TEST_PLUGINS) + "/xhybrid_cpu.so";
+// Writes argument `i` into its memory, and marks the bytes that the op may write.
+void Fill(const Arg& arg, const xh_tensor& tensor, bool may_write, std::vector<DeviceMemory>* memory,
+          std::vector<std::vector<bool>>* written, size_t i) {
+  const size_t place = arg.alias < 0 ? i : static_cast<size_t>(arg.alias);
+  for (int64_t e = 0; e < Count(tensor); ++e) {
+    const int64_t at = (arg.offset + OffsetOf(tensor, e)) * Bytes(arg.dtype);
+    if (!arg.values.empty() && arg.alias < 0) {
+      Write((*memory)[i].host() + at, arg.dtype, arg.values[static_cast<size_t>(e)]);
+    }
+    for (int64_t b = 0; may_write && b < Bytes(arg.dtype); ++b) (*written)[place][static_cast<size_t>(at + b)] = true;
+  }
+}
+
+void ReadBack(Arg* arg, const xh_tensor& tensor, DeviceMemory& memory) {
+  arg->values.resize(static_cast<size_t>(Count(tensor)));
+  for (int64_t e = 0; e < Count(tensor); ++e) {
+    const int64_t at = (arg->offset + OffsetOf(tensor, e)) * Bytes(arg->dtype);
+    arg->values[static_cast<size_t>(e)] = Read(memory.host() + at, arg->dtype);
+  }
+}
+
+const xh_plugin* LoadCpu() {
+  const std::string path = std::string(XH_TEST_PLUGINS) + "/xhybrid_cpu.so";
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     std::fprintf(stderr, "cannot load %s: %s\n", path.c_str(), dlerror());
-    std::exit(1);
+    std::exit(2);
   }
-  const auto entry = reinterpret_cast<xh_plugin_entry>(dlsym(library, "xh_plugin_v1"));
-  const xh_plugin* plugin = entry == nullptr ? nullptr : entry(&kHost, 0);
-  if (plugin == nullptr || plugin->kind != XH_PLUGIN_BACKEND) {
-    std::fprintf(stderr, "%s is not a backend plugin\n", path.c_str());
-    std::exit(1);
-  }
+  return reinterpret_cast<xh_plugin_entry>(dlsym(library, "xh_plugin_v1"))(&TestHost(), 0);
+}
+
+const xh_plugin*& ThePlugin() {
+  static const xh_plugin* plugin = nullptr;
   return plugin;
 }
 
+std::string& TheVectors() {
+  static std::string path = XH_TEST_DATA;
+  return path;
+}
+
+// Opens a device with this number of threads; backends without threads do not know the option.
+xh_device* OpenDevice(int threads) {
+  xh_option option = {};
+  option.key = "threads";
+  option.kind = XH_OPTION_INT;
+  option.integer = threads;
+  xh_device* device = nullptr;
+  Outcome outcome = TakeError(Backend().device_open(0, &option, 1, &device));
+  if (outcome.code == XH_INVALID_ARGUMENT) outcome = TakeError(Backend().device_open(0, nullptr, 0, &device));
+  EXPECT_EQ(outcome.code, 0) << outcome.message;
+  return device;
+}
+
+// The skip of a test because of what a backend does not support, reported; the caller has to leave.
+void SkipTest(const std::string& why) { GTEST_SKIP() << why; }
+void FailTest(const std::string& why) { FAIL() << why; }
+
 }  // namespace
+
+xh_tensor TensorOf(const Arg& arg) {
+  xh_tensor tensor = {};
+  tensor.dtype = arg.dtype;
+  if (arg.dtype == 0) return tensor;
+  tensor.rank = static_cast<int32_t>(arg.shape.size());
+  tensor.flags = arg.accumulate ? XH_TENSOR_ACCUMULATE : 0;
+  std::vector<int> order = arg.order;
+  for (int i = 0; order.empty() && i < tensor.rank; ++i) {
+    for (int j = 0; j < tensor.rank; ++j) order.push_back(j);
+  }
+  int64_t stride = 1;
+  for (int i = tensor.rank - 1; i >= 0; --i) {
+    const int dimension = order[static_cast<size_t>(i)];
+    const int64_t size = arg.shape[static_cast<size_t>(dimension)];
+    tensor.shape[dimension] = size;
+    tensor.stride[dimension] = stride;
+    stride *= std::max<int64_t>(size, 1);
+    if (i == tensor.rank - 1) stride += arg.gap;
+  }
+  return tensor;
+}
 
 int64_t Arg::size() const {
   int64_t count = 1;
@@ -275,28 +277,34 @@ Arg TokenMajor(Arg arg, int64_t gap) {
   return arg;
 }
 
+void UseBackend(const xh_plugin* plugin) { ThePlugin() = plugin; }
+
 const xh_plugin& BackendPlugin() {
-  static const xh_plugin* const plugin = LoadPlugin();
-  return *plugin;
+  if (ThePlugin() == nullptr) ThePlugin() = LoadCpu();
+  return *ThePlugin();
 }
 
 const xh_backend& Backend() { return *static_cast<const xh_backend*>(BackendPlugin().table); }
 
-Outcome TakeError(xh_error* error) {
-  if (error == nullptr) return {};
-  Outcome outcome = {error->code, error->text};
-  EXPECT_NE(error->code, 0);
-  EXPECT_EQ(outcome.message.find('\n'), std::string::npos) << "an error message is one line: " << outcome.message;
-  delete error;
-  return outcome;
+Promises& PromisesOfBackend() {
+  static Promises promises;
+  return promises;
 }
 
-Op::Op(xh_op op, int threads) : op_(op) {
-  xh_option option = {};
-  option.key = "threads";
-  option.kind = XH_OPTION_INT;
-  option.integer = threads;
-  EXPECT_EQ(TakeError(Backend().device_open(0, &option, 1, &device_)).message, "");
+void SetVectorsDirectory(const std::string& path) { TheVectors() = path; }
+const std::string& VectorsDirectory() { return TheVectors(); }
+
+OpenDeviceScope::OpenDeviceScope() {
+  EXPECT_EQ(TakeError(Backend().device_open(0, nullptr, 0, &device_)).message, "");
+  EXPECT_EQ(TakeError(Backend().stream_open(device_, nullptr, &stream_)).message, "");
+}
+
+OpenDeviceScope::~OpenDeviceScope() {
+  Backend().stream_close(stream_);
+  Backend().device_close(device_);
+}
+
+Op::Op(xh_op op, int threads) : op_(op), device_(OpenDevice(threads)) {
   EXPECT_EQ(TakeError(Backend().stream_open(device_, nullptr, &stream_)).message, "");
 }
 
@@ -340,63 +348,76 @@ Outcome Op::Run(xh_pass pass, std::vector<Arg>* args) {
   workspace_bytes_ = info.workspace_bytes;
   implementation_ = info.implementation;
 
-  std::vector<Memory> memory;
+  std::vector<DeviceMemory> memory;
   std::vector<std::vector<bool>> written;
   memory.reserve(args->size());
   for (size_t i = 0; i < args->size(); ++i) {
-    Arg& arg = (*args)[i];
-    const int64_t bytes = arg.dtype == 0 ? 0 : (Span(tensors[i]) + arg.offset) * Bytes(arg.dtype);
-    memory.emplace_back(bytes);
-    written.emplace_back(static_cast<size_t>(bytes), false);
-    if (arg.dtype == 0) continue;
+    const Arg& arg = (*args)[i];
+    memory.emplace_back(arg.dtype == 0 ? 0 : (Span(tensors[i]) + arg.offset) * Bytes(arg.dtype));
+    written.emplace_back(static_cast<size_t>(memory[i].bytes()), false);
+    if (arg.dtype != 0) Fill(arg, tensors[i], Written(op_, pass, static_cast<int>(i)), &memory, &written, i);
+  }
+  for (DeviceMemory& m : memory) m.Upload(device_, stream_);
+  for (size_t i = 0; i < args->size(); ++i) {
+    const Arg& arg = (*args)[i];
     const size_t place = arg.alias < 0 ? i : static_cast<size_t>(arg.alias);
-    tensors[i].data = memory[place].data() + arg.offset * Bytes(arg.dtype);
-    for (int64_t e = 0; e < Count(tensors[i]); ++e) {
-      const int64_t at = OffsetOf(tensors[i], e) * Bytes(arg.dtype);
-      if (!arg.values.empty() && arg.alias < 0) {
-        Write(static_cast<char*>(tensors[i].data) + at, arg.dtype, arg.values[static_cast<size_t>(e)]);
-      }
-      if (!Written(op_, pass, static_cast<int>(i))) continue;
-      for (int64_t b = 0; b < Bytes(arg.dtype); ++b) {
-        written[place][static_cast<size_t>(arg.offset * Bytes(arg.dtype) + at + b)] = true;
-      }
+    if (arg.dtype != 0) {
+      tensors[i].data = static_cast<char*>(memory[place].device()) + arg.offset * Bytes(arg.dtype);
     }
   }
-  std::vector<std::vector<unsigned char>> before;
-  for (const Memory& m : memory) before.push_back(m.Snapshot());
-  Memory workspace(info.workspace_bytes), saved(info.saved_bytes);
+  DeviceMemory workspace(info.workspace_bytes, std::max<int64_t>(info.alignment, 1));
+  DeviceMemory saved(info.saved_bytes, std::max<int64_t>(info.alignment, 1));
   if (pass == XH_BACKWARD && info.saved_bytes > 0) {
     EXPECT_EQ(info.saved_bytes, saved_bytes()) << "FORWARD and BACKWARD disagree on the bytes saved";
-    if (info.saved_bytes == saved_bytes()) std::memcpy(saved.data(), saved_.data(), saved_.size());
+    if (info.saved_bytes == saved_bytes()) std::memcpy(saved.host(), saved_.data(), saved_.size());
   }
   if (pass == XH_INFER) {
-    EXPECT_EQ(info.saved_bytes, 0);
+    EXPECT_EQ(info.saved_bytes, 0) << "INFER saves nothing";
   }
+  workspace.Upload(device_, stream_);
+  saved.Upload(device_, stream_);
   outcome = TakeError(Backend().plan_run(plan, stream_, tensors.data(), static_cast<int32_t>(tensors.size()),
-                                         workspace.data(), saved.data()));
+                                         workspace.device(), saved.device()));
   const Outcome later = TakeError(Backend().synchronize(stream_));
   Backend().plan_close(plan);
   if (outcome.code == 0) outcome = later;
 
-  EXPECT_TRUE(workspace.GuardsIntact()) << "wrote outside the workspace of " << info.workspace_bytes << " bytes";
-  EXPECT_TRUE(saved.GuardsIntact()) << "wrote outside the saved memory of " << info.saved_bytes << " bytes";
-  for (size_t i = 0; i < args->size(); ++i) {
-    EXPECT_TRUE(memory[i].Unchanged(before[i], written[i])) << "changed bytes of argument " << i << " that are not its";
-    Arg& arg = (*args)[i];
-    if (arg.dtype == 0) continue;
-    arg.values.resize(static_cast<size_t>(Count(tensors[i])));
-    for (int64_t e = 0; e < Count(tensors[i]); ++e) {
-      arg.values[static_cast<size_t>(e)] =
-          Read(static_cast<char*>(tensors[i].data) + OffsetOf(tensors[i], e) * Bytes(arg.dtype), arg.dtype);
-    }
+  workspace.Download();
+  saved.Download();
+  for (DeviceMemory& m : memory) m.Download();
+  if (!workspace.GuardsIntact()) {
+    ADD_FAILURE() << OpName(op_) << " wrote outside the workspace of " << info.workspace_bytes << " bytes";
   }
-  if (pass == XH_FORWARD) saved_.assign(saved.data(), saved.data() + info.saved_bytes);
+  if (!saved.GuardsIntact()) {
+    ADD_FAILURE() << OpName(op_) << " wrote outside the saved memory of " << info.saved_bytes << " bytes";
+  }
+  for (size_t i = 0; i < args->size(); ++i) {
+    if (!memory[i].Unchanged(written[i])) {
+      ADD_FAILURE() << OpName(op_) << " changed bytes of argument " << i << " that are not its to write";
+    }
+    Arg& arg = (*args)[i];
+    if (arg.dtype != 0) ReadBack(&arg, tensors[i], memory[arg.alias < 0 ? i : static_cast<size_t>(arg.alias)]);
+  }
+  if (pass == XH_FORWARD) saved_.assign(saved.host(), saved.host() + info.saved_bytes);
   return outcome;
 }
 
 void MustRun(Op& op, xh_pass pass, std::vector<Arg>* args) {
+  std::vector<xh_dtype> dtypes;
+  for (const Arg& arg : *args) dtypes.push_back(arg.dtype);
+  const std::string dtype = DtypeName(dtypes);
   const Outcome outcome = op.Run(pass, args);
-  ASSERT_EQ(outcome.code, 0) << outcome.message;
+  const bool unsupported = outcome.code == XH_UNSUPPORTED;
+  CountCall(op.op(), dtype, pass, !unsupported, unsupported ? outcome.message : "");
+  if (outcome.code == 0) return;
+  const std::string why = std::string(OpName(op.op())) + " " + dtype + ": " + outcome.message;
+  if (!unsupported) {
+    FailTest(why);
+    throw testing::AssertionException(
+        testing::TestPartResult(testing::TestPartResult::kFatalFailure, __FILE__, __LINE__, why.c_str()));
+  }
+  SkipTest(why);
+  throw Unsupported(testing::TestPartResult(testing::TestPartResult::kSkip, __FILE__, __LINE__, why.c_str()));
 }
 
 double RelativeError(const std::vector<double>& out, const std::vector<double>& reference) {

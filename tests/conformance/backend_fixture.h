@@ -1,8 +1,10 @@
 // Runs single ops of a backend plugin on tensors given as doubles. The plugin is loaded through xh_plugin_v1 with a
-// host table of this fixture: no part of the core is involved. Every run surrounds outputs, workspace and saved memory
+// host table of host.h: no part of the core is involved. Every run surrounds outputs, workspace and saved memory
 // with bytes that must not change, fills what is not yet written with NaN, and checks that inputs are left alone.
 #ifndef XHYBRID_TESTS_CONFORMANCE_BACKEND_FIXTURE_H_
 #define XHYBRID_TESTS_CONFORMANCE_BACKEND_FIXTURE_H_
+
+#include <gtest/gtest.h>
 
 #include <cstdint>
 #include <map>
@@ -10,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/conformance/host.h"
 #include "xhybrid_plugin.h"
 
 namespace xh::test {
@@ -39,12 +42,6 @@ Arg Random(xh_dtype dtype, std::vector<int64_t> shape, uint32_t seed, double sca
 // A [B,H,T,d] argument stored token by token, [B,T,H,d], with `gap` unused elements after each row.
 Arg TokenMajor(Arg arg, int64_t gap = 0);
 
-// An error of the backend; code 0 is success.
-struct Outcome {
-  xh_code code = 0;
-  std::string message;
-};
-
 // One op with its parameters on one device. FORWARD keeps its saved memory for the BACKWARD that follows.
 class Op {
  public:
@@ -66,6 +63,7 @@ class Op {
   int64_t workspace_bytes() const { return workspace_bytes_; }
   int64_t saved_bytes() const { return static_cast<int64_t>(saved_.size()); }
   const std::string& implementation() const { return implementation_; }
+  xh_op op() const { return op_; }
 
  private:
   Outcome OpenPlan(xh_pass pass, const std::vector<xh_tensor>& tensors, xh_plan** plan, xh_plan_info* info);
@@ -79,20 +77,54 @@ class Op {
   std::string implementation_;
 };
 
-// Runs a pass that must succeed.
+// What the plugin interface calls an argument; data is NULL.
+xh_tensor TensorOf(const Arg& arg);
+
+// Device 0 and a stream while it lives.
+class OpenDeviceScope {
+ public:
+  OpenDeviceScope();
+  ~OpenDeviceScope();
+  OpenDeviceScope(const OpenDeviceScope&) = delete;
+  xh_device* device() { return device_; }
+  xh_stream* stream() { return stream_; }
+
+ private:
+  xh_device* device_ = nullptr;
+  xh_stream* stream_ = nullptr;
+};
+
+// Runs a pass that must succeed. Where it does not the test ends here; where the backend does not support the call, the
+// test also counts as skipped.
 void MustRun(Op& op, xh_pass pass, std::vector<Arg>* args);
 
-// The backend's table, for tests of its other functions. XH_TEST_BACKEND names another plugin file.
+// What MustRun throws for an unsupported call, already reported: a check of several calls may catch it and go on.
+class Unsupported : public testing::AssertionException {
+ public:
+  using testing::AssertionException::AssertionException;
+};
+
+// The backend under test. Without UseBackend it is xhybrid_cpu.so of this build.
+void UseBackend(const xh_plugin* plugin);
 const xh_plugin& BackendPlugin();
 const xh_backend& Backend();
-// Takes an error apart and frees it.
-Outcome TakeError(xh_error* error);
+
+// What this backend promises beyond the interface, and tests may ask for: with `exact`, INFER gives FORWARD's bits and
+// no result depends on the number of threads.
+struct Promises {
+  bool exact = false;
+};
+Promises& PromisesOfBackend();
+
+// Where golden vectors lie; tests/vectors of this source tree unless set.
+void SetVectorsDirectory(const std::string& path);
+const std::string& VectorsDirectory();
 
 // ||out - reference|| / ||reference||; the absolute norm where the reference is zero. NaN anywhere gives NaN.
 double RelativeError(const std::vector<double>& out, const std::vector<double>& reference);
 double RoundTo(xh_dtype dtype, double value);
 
-// A file of tests/vectors. f32 tensors stay f32; i64 become i32.
+// A file of VectorsDirectory(). f32 tensors stay f32; i64 become i32.
 class Vectors {
  public:
   explicit Vectors(const std::string& name);

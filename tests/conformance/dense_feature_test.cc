@@ -67,7 +67,7 @@ TEST(FeatureMap, RefusesHeadsThatDoNotDivide) {
   op.SetParams(c.params);
   const Outcome outcome = op.Open(XH_INFER, {c.inputs[0], c.inputs[1], c.outputs[0]});
   EXPECT_EQ(outcome.code, XH_INVALID_ARGUMENT);
-  EXPECT_NE(outcome.message.find("u has 2 heads"), std::string::npos) << outcome.message;
+  EXPECT_TRUE(Names(outcome.message, {"u", "2"})) << outcome.message;
 }
 
 struct GateSize {

@@ -2,8 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstdlib>
-#include <set>
 
 #include "tests/conformance/backend_check.h"
 #include "tests/conformance/oracle_dense.h"
@@ -46,16 +44,10 @@ void CheckAll(Shape s, Layout layout) {
   CheckOp(MatmulCase(s, layout));
 }
 
-// Leaves oneDNN out while it lives.
-class PanelOnly {
- public:
-  PanelOnly() { setenv("XHYBRID_CPU_GEMM", "panel", 1); }
-  ~PanelOnly() { unsetenv("XHYBRID_CPU_GEMM"); }
-};
-
 const Shape kSmall[] = {{1, 1, 1},  {1, 7, 3},  {3, 1, 7},   {4, 65, 33},
                         {7, 3, 65}, {65, 7, 3}, {13, 9, 17}, {33, 31, 10}};
-// One for each kernel: streaming weights, streaming rows, and blocks of every kind in all three sizes.
+// For each kind of kernel that the cpu backend has: streaming weights, streaming rows, and blocks of every kind in all
+// three sizes.
 const Shape kLarge[] = {{2, 300, 200}, {900, 3, 65}, {150, 130, 70}, {97, 200, 30}};
 
 TEST(Matmul, MatchesTheOracleInSmallShapes) {
@@ -76,17 +68,6 @@ TEST(Matmul, TakesEveryMixOfDtypes) {
     }
   }
 }
-TEST(Matmul, PanelKernelMatchesTheOracle) {
-  const PanelOnly panel;
-  Op op(XH_OP_MATMUL);
-  std::vector<Arg> args = MatmulCase({150, 130, 70}, {}).inputs;
-  args.push_back(Output(XH_F32, {150, 130}));
-  MustRun(op, XH_INFER, &args);
-  EXPECT_EQ(op.implementation(), "panel");
-  for (Shape s : kSmall) CheckAll(s, {});
-  for (Shape s : kLarge) CheckAll(s, {XH_F32, XH_F32, XH_F32, false, 5});
-}
-
 // Long sums and many blocks, against the oracle directly: y, dx and dw at sizes where every block loop runs several
 // times.
 void CheckBlocks(Shape s, xh_dtype dtype, double tolerance) {
@@ -116,8 +97,6 @@ TEST(Matmul, LongSumsStayAccurate) {
   const Shape shapes[] = {{1100, 70, 90}, {70, 1100, 90}, {70, 90, 1100}};
   for (Shape s : shapes) CheckBlocks(s, XH_F32, 1e-5);
   for (Shape s : shapes) CheckBlocks(s, XH_BF16, 1e-2);
-  const PanelOnly panel;
-  for (Shape s : shapes) CheckBlocks(s, XH_F32, 1e-5);
 }
 
 TEST(Matmul, FrozenWeightsNeedNoInput) {
@@ -135,7 +114,7 @@ TEST(Matmul, FrozenWeightsNeedNoInput) {
   args[6] = Output(XH_F32, {5, 7});
   const Outcome outcome = op.Open(XH_BACKWARD, args);
   EXPECT_EQ(outcome.code, XH_INVALID_ARGUMENT);
-  EXPECT_NE(outcome.message.find("x is absent"), std::string::npos) << outcome.message;
+  EXPECT_TRUE(Names(outcome.message, {"x"})) << outcome.message;
 }
 
 TEST(Matmul, EmptyBatchGivesZeroGradients) {

@@ -23,7 +23,7 @@ Case CastCase(Arg x, Arg y) {
   c.outputs = {std::move(y)};
   c.differentiable = 0b1;
   c.forward = [](const std::vector<Doubles>& in) { return std::vector<Doubles>{in[0]}; };
-  UseBf16Tolerance(&c);
+  if (c.inputs[0].dtype == XH_BF16 || c.outputs[0].dtype == XH_BF16) UseBf16Tolerance(&c);
   return c;
 }
 
@@ -53,7 +53,7 @@ TEST(Cast, RoundsToNearestEvenAndKeepsSpecialValues) {
   EXPECT_TRUE(std::isnan(args[1].values[4]));
   EXPECT_EQ(args[1].values[5], INFINITY);
 }
-TEST(Cast, MovesIntegersAndRefusesToConvertThem) {
+TEST(Cast, MovesIntegersAndConvertsThemOrSaysThatItCannot) {
   Op op(XH_OP_CAST);
   for (xh_dtype dtype : {XH_I32, XH_I64, XH_U8}) {
     Arg x = Of(dtype, {2, 3, 2}, {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 120});
@@ -62,7 +62,7 @@ TEST(Cast, MovesIntegersAndRefusesToConvertThem) {
     EXPECT_EQ(args[1].values, x.values);
   }
   const Outcome outcome = op.Open(XH_INFER, {Of(XH_I32, {2}, {1, 2}), Output(XH_F32, {2})});
-  EXPECT_EQ(outcome.code, XH_UNSUPPORTED);
+  EXPECT_TRUE(outcome.code == 0 || outcome.code == XH_UNSUPPORTED) << outcome.message;
   EXPECT_EQ(op.Open(XH_INFER, {Random(XH_F32, {2, 3}, 1), Output(XH_F32, {3, 2})}).code, XH_INVALID_ARGUMENT);
 }
 
@@ -180,7 +180,7 @@ TEST(TopK, RefusesMoreThanTheVocabulary) {
   const Outcome outcome =
       op.Open(XH_INFER, {Random(XH_F32, {2, 8}, 1), Output(XH_F32, {2, 9}), Output(XH_I32, {2, 9})});
   EXPECT_EQ(outcome.code, XH_INVALID_ARGUMENT);
-  EXPECT_NE(outcome.message.find("top_k is 9"), std::string::npos) << outcome.message;
+  EXPECT_TRUE(Names(outcome.message, {"top_k", "9"})) << outcome.message;
 }
 
 }  // namespace

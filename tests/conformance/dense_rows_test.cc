@@ -208,7 +208,7 @@ TEST(Heads, OfAListMustBeSortedAndThere) {
   EXPECT_EQ(refusal(XH_OP_SELECT_HEADS, twice, select).code, 0);
   const Outcome repeated = refusal(XH_OP_MIX, twice, mix);
   EXPECT_EQ(repeated.code, XH_INVALID_ARGUMENT);
-  EXPECT_NE(repeated.message.find("heads[1] is 1"), std::string::npos) << repeated.message;
+  EXPECT_TRUE(Names(repeated.message, {"heads", "1"})) << repeated.message;
 }
 
 Case RopeCase(HeadSize s, xh_dtype dtype, int64_t gap) {
@@ -254,7 +254,7 @@ TEST(Rope, RefusesAPositionPastTheTable) {
   args.push_back(c.outputs[0]);
   const Outcome outcome = op.Run(XH_INFER, &args);
   EXPECT_EQ(outcome.code, XH_INVALID_ARGUMENT);
-  EXPECT_NE(outcome.message.find("position[1] is 10"), std::string::npos) << outcome.message;
+  EXPECT_TRUE(Names(outcome.message, {"position", "10"})) << outcome.message;
 }
 
 Case EmbedCase(Size s, int64_t rows, xh_dtype table_dtype, xh_dtype dtype, int64_t gap) {
@@ -312,8 +312,7 @@ TEST(Embed, RefusesAnIdOutOfTheTableAndWritesNothing) {
     std::vector<Arg> args = {Random(XH_F32, {5, 3}, 1), Of(XH_I32, {2}, {4, id}), Of(XH_F32, {2, 3}, Doubles(6, 9.0))};
     const Outcome outcome = op.Run(XH_INFER, &args);
     EXPECT_EQ(outcome.code, XH_INVALID_ARGUMENT);
-    EXPECT_NE(outcome.message.find("ids[1] is " + std::to_string(static_cast<int>(id))), std::string::npos)
-        << outcome.message;
+    EXPECT_TRUE(Names(outcome.message, {"ids", std::to_string(static_cast<int>(id)).c_str()})) << outcome.message;
     EXPECT_EQ(args[2].values, Doubles(6, 9.0));
   }
 }

@@ -124,15 +124,15 @@ TEST(DocumentAttention, OneDocumentIsARowThatRunsOn) {
   const Doubles out = RunAttention(s, XH_INFER, inputs);
   const std::vector<Doubles> expected = AttentionGradients(s, inputs, d_out);
   inputs[kStart] = StartsOf({{150}, {150}});
-  EXPECT_EQ(RunAttention(s, XH_INFER, inputs), out);
-  EXPECT_EQ(AttentionGradients(s, inputs, d_out), expected);
+  ExpectSameBits(RunAttention(s, XH_INFER, inputs), out);
+  ExpectSameBits(AttentionGradients(s, inputs, d_out), expected);
 }
 
 TEST(DocumentAttention, OutputsDoNotDependOnThreads) {
   const AttentionSize s = {1, 3, 1, 300, 16, {100}, 4};
   std::vector<Arg> inputs = AttentionInputs(s, XH_F32);
   inputs[kStart] = StartsOf({{100, 130, 70}});
-  EXPECT_EQ(RunAttention(s, XH_INFER, inputs, 1), RunAttention(s, XH_INFER, inputs, 2));
+  ExpectSameBits(RunAttention(s, XH_INFER, inputs, 1), RunAttention(s, XH_INFER, inputs, 2));
   const Arg d_out = Random(XH_F32, inputs[0].shape, 9);
   const std::vector<Doubles> one = AttentionGradients(s, inputs, d_out, 1), two = AttentionGradients(s, inputs, d_out);
   EXPECT_LE(RelativeError(two[0], one[0]), 1e-6);
@@ -150,7 +150,7 @@ TEST(DocumentAttention, StartsThatAreNoDocumentsAreRefusedWhenRun) {
       Op op(XH_OP_ATTENTION, s.Params());
       const Outcome outcome = op.Run(pass, &args);
       EXPECT_EQ(outcome.code, XH_INVALID_ARGUMENT);
-      EXPECT_NE(outcome.message.find("start[1,"), std::string::npos) << outcome.message;
+      EXPECT_TRUE(Names(outcome.message, {"start"})) << outcome.message;
     }
   }
   args[kStart] = Of(XH_I32, {2, 6}, WithGoodRow({0, 0, 2, 2, 2, 5}));

@@ -158,7 +158,7 @@ TEST(DocumentMlstm, OneDocumentIsARowThatRunsOn) {
   const std::vector<Doubles> expected = MlstmGradients(s, inputs, dh);
   inputs[kStart] = StartsOf({{150}, {150}});
   const std::vector<Doubles> packed = MlstmGradients(s, inputs, dh);
-  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(packed[i], expected[i]) << i;
+  for (size_t i = 0; i < 4; ++i) ExpectSameBits(packed[i], expected[i]);
   EXPECT_LE(RelativeError(packed[4], expected[4]), 1e-5);  // the first forget gate: 0, not what rounding leaves
 }
 
@@ -180,7 +180,7 @@ TEST(DocumentMlstm, StartsThatAreNoDocumentsAreRefusedWhenRun) {
       Op op(XH_OP_MLSTM, MlstmParams(s));
       const Outcome outcome = op.Run(pass, &args);
       EXPECT_EQ(outcome.code, XH_INVALID_ARGUMENT);
-      EXPECT_NE(outcome.message.find("start[1,"), std::string::npos) << outcome.message;
+      EXPECT_TRUE(Names(outcome.message, {"start"})) << outcome.message;
     }
   }
   args[kStart] = Of(XH_I32, {2, 6}, WithGoodRow({0, 0, 2, 2, 2, 5}));

@@ -11,7 +11,7 @@
 namespace xh::test {
 
 Vectors::Vectors(const std::string& name) {
-  std::ifstream file(std::string(XH_TEST_DATA) + "/" + name, std::ios::binary);
+  std::ifstream file(VectorsDirectory() + "/" + name, std::ios::binary);
   EXPECT_TRUE(file.good()) << "cannot read " << name;
   std::stringstream buffer;
   buffer << file.rdbuf();

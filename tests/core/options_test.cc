@@ -141,5 +141,12 @@ TEST(OptionListTest, AnObjectBecomesOptionsOfTheRightKind) {
   EXPECT_STREQ(o[5].text, "");
 }
 
+TEST(CheckOptionsTest, LimitsBeyondWhatATypeHoldsAreThoseOfTheType) {
+  const std::string schema = R"({"options": [{"name": "n", "type": "int", "min": -1e300, "max": 1e300}]})";
+  EXPECT_EQ(*CheckOptions(schema, {{"n", 5}}, "here"), json({{"n", 5}}));
+  EXPECT_THAT(MessageOf(CheckOptions(schema, {{"n", 1ll << 60}}, "here").status(), XH_INVALID_ARGUMENT),
+              HasSubstr("allowed: integer from -9007199254740992 to 9007199254740992"));
+}
+
 }  // namespace
 }  // namespace xh

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstdio>
 #include <fstream>
@@ -32,6 +33,15 @@ class TasksTest : public testing::Test {
 
 constexpr char kQuestion[] =
     R"({"domain": "math", "messages": [{"role": "user", "content": "2 + 3?"}, {"role": "assistant", "content": "5"}]})";
+
+TEST_F(TasksTest, WhatMayNeverEndIsNotRead) {
+  ASSERT_EQ(::mkfifo(path_.c_str(), 0600), 0);
+  for (const std::string& path : {path_, std::string("/dev/zero")}) {
+    StatusOr<Task> task = ReadTask(path, 0);
+    EXPECT_EQ(CodeOf(task.status()), XH_CORRUPT) << task.status();
+    EXPECT_THAT(std::string(task.status().message()), HasSubstr(path + " is not a regular file"));
+  }
+}
 
 TEST_F(TasksTest, MessagesAreAQuestionAndItsAnswer) {
   StatusOr<Task> task = Read(std::string(kQuestion) + "\n\n" + kQuestion + "\n");

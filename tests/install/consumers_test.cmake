@@ -75,6 +75,9 @@ expect("C++ program" "${answer}" "35")
 
 run(answer ${prefix}/bin/xhybrid plugins)
 expect("installed program finds the installed plugins" "${answer}" "cpu")
+run(answer ${prefix}/bin/xhybrid-conformance --filter "Add.*:Device*:Streams.*:*MlstmCuts*"
+    ${prefix}/${LIBDIR}/xhybrid/xhybrid_cpu.so)
+expect("conformance of the installed backend" "${answer}" "calls supported: [1-9].*\nconforms")
 
 # Plugins of a stranger, one of each kind, built with xh_add_plugin, put beside ours and run.
 build_example(plugin)
@@ -96,9 +99,18 @@ if(NOT EXISTS ${WORK_DIR}/gates/student.xhy)
   message(FATAL_ERROR "the stage align_gates left no student: ${answer}")
 endif()
 
+# Stage, merge and tokenizer conform.
+file(WRITE ${WORK_DIR}/bytes/vocab.json "{\"bytes\": 256}")
+function(conforms file)
+  run(answer ${prefix}/bin/xhybrid-conformance ${ARGN} ${prefix}/${LIBDIR}/xhybrid/${file}.so)
+  expect("conformance of ${file}" "${answer}" "\nconforms")
+endfunction()
+conforms(merge_median)
+conforms(stage_gates)
+conforms(text_bytes --tokenizer ${WORK_DIR}/bytes/vocab.json)
+
 # The tokenizer of bytes serves a model that carries its file; the backend says which op it lacks.
 file(COPY ${model}/config.json ${model}/model.safetensors DESTINATION ${WORK_DIR}/bytes)
-file(WRITE ${WORK_DIR}/bytes/vocab.json "{\"bytes\": 256}")
 run(answer ${prefix}/bin/xhybrid --json inspect ${WORK_DIR}/bytes)
 expect("a stranger's tokenizer" "${answer}" "\"vocab_size\": 256")
 execute_process(COMMAND ${prefix}/bin/xhybrid --device minimal generate ${model} "Hello" RESULT_VARIABLE status

@@ -170,6 +170,30 @@ TEST_F(HuggingFaceTest, RendersWhatTemplatesUse) {
   }
 }
 
+std::string Repeated(const std::string& text, size_t count) {
+  std::string out;
+  while (count-- > 0) out += text;
+  return out;
+}
+
+// The parser calls itself for each of these, which took the whole stack of the caller.
+TEST_F(HuggingFaceTest, ALongRowOfOperatorsTakesNoMoreStackThanThereIs) {
+  for (const std::string& row : {"{{ " + Repeated("-", 130000) + "1 }}", "{{ " + Repeated("not ", 32000) + "1 }}",
+                                 "{% if 1 %}" + Repeated("{%elif 1%}", 12000) + "{% endif %}"}) {
+    files_["chat_template.jinja"] = row;
+    auto tokenizer = Open();
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+    EXPECT_TRUE((*tokenizer)->RenderChat({{"user", "hi"}}, true).ok()) << row.substr(0, 20);
+  }
+}
+
+TEST_F(HuggingFaceTest, AnEnormousTemplateIsRefused) {
+  files_["chat_template.jinja"] = std::string(200000, 'x');
+  const Status status = (*Open())->RenderChat({{"user", "hi"}}, true).status();
+  EXPECT_EQ(CodeOf(status), XH_UNSUPPORTED);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("has 200000 bytes; allowed: at most 131072"));
+}
+
 TEST_F(HuggingFaceTest, FindsTheTemplateWhereverItIsWritten) {
   EXPECT_EQ(CodeOf((*Open())->RenderChat({{"user", "hi"}}, false).status()), XH_UNSUPPORTED);
   const json other = {{"name", "tool_use"}, {"template", "tool"}};

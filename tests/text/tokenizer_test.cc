@@ -212,6 +212,44 @@ TEST_F(TokenizerTest, DamagedFilesAreCorrupt) {
   EXPECT_EQ(CodeOf(Open().status()), XH_CORRUPT);
 }
 
+std::string LengthAndBytes(const std::string& bytes) {
+  std::string out;
+  for (size_t left = bytes.size();; left >>= 7) {
+    out += static_cast<char>((left & 0x7f) | (left >= 0x80 ? 0x80 : 0));
+    if (left < 0x80) return out + bytes;
+  }
+}
+
+// A model whose normaliser writes the text at `value` of "a\0" for "A". Protobuf takes the last of a field.
+std::string WithCharacterMap(const std::string& model, uint32_t root, uint32_t value) {
+  std::vector<uint32_t> trie(256);
+  trie[0] = root;
+  trie['A' ^ 1] = 'A' | 1u << 8 | 2u << 10;  // has a value, its children are 2 away
+  trie['A' ^ 1 ^ 2] = 1u << 31 | value;
+  const uint32_t bytes = static_cast<uint32_t>(trie.size() * sizeof(uint32_t));
+  std::string map(reinterpret_cast<const char*>(&bytes), sizeof(bytes));
+  map.append(reinterpret_cast<const char*>(trie.data()), bytes).append("a", 2);
+  return model + "\x1a" + LengthAndBytes("\x12" + LengthAndBytes(map));
+}
+
+// The library does not look where a map leads, and read far outside of it.
+TEST_F(TokenizerTest, ACharacterMapThatLeadsOutsideItselfIsCorrupt) {
+  const std::string model = files_["tokenizer.model"];
+  constexpr uint32_t kRoot = 1u << 10;  // its children are 1 away
+  files_["tokenizer.model"] = WithCharacterMap(model, kRoot, 0);
+  auto tokenizer = Open();
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_EQ(*(*tokenizer)->Encode("bAd", false), *(*tokenizer)->Encode("bad", false));
+  const std::string corrupt[] = {WithCharacterMap(model, 0x3ffffu << 10 | 1u << 9, 0),
+                                 WithCharacterMap(model, kRoot, 2), WithCharacterMap(model, kRoot, 0x7fffffff),
+                                 model + "\x1a" + LengthAndBytes("\x12" + LengthAndBytes(std::string(5, '\0')))};
+  for (const std::string& bytes : corrupt) {
+    files_["tokenizer.model"] = bytes;
+    EXPECT_EQ(CodeOf(Open().status()), XH_CORRUPT);
+    EXPECT_THAT(std::string(Open().status().message()), HasSubstr("character map leads outside itself"));
+  }
+}
+
 TEST_F(TokenizerTest, AModelWithChangedBytesIsCorruptOrWorks) {
   const std::string whole = files_["tokenizer.model"];
   std::mt19937 generator(7);

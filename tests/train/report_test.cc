@@ -49,7 +49,7 @@ TEST(HtmlReport, TextFromOutsideIsNoMarkup) {
 
 TEST(HtmlReport, ADirectoryThatCannotBeWrittenIsNamed) {
   const Status status = WriteHtmlReport("/nonexistent/run");
-  EXPECT_EQ(CodeOf(status), XH_IO);
+  EXPECT_EQ(CodeOf(status), XH_NOT_FOUND);
   EXPECT_THAT(std::string(status.message()), HasSubstr("/nonexistent/run"));
 }
 

@@ -12,6 +12,11 @@ use crate::python;
 const NAME: &str = "chat_template";
 /// Instructions of one rendering: a template cannot keep a thread forever.
 const MOST_INSTRUCTIONS: u64 = 50_000_000;
+/// Bytes of a template: several times the longest in use.
+const MOST_BYTES: usize = 128 << 10;
+/// The parser calls itself for each "not", "-" and "elif" in a row: it gets a stack that the longest such row fits in.
+const LEAST_STACK: usize = 1 << 20;
+const STACK_PER_BYTE: usize = 1 << 10;
 
 #[derive(Serialize)]
 pub struct Message<'a> {
@@ -129,6 +134,23 @@ fn environment(source: &str) -> Result<Environment<'static>, Error> {
     Ok(environment)
 }
 
+/// The environment, made on a stack that grows with the source; else why there is none.
+fn compiled(source: &str) -> Result<Environment<'static>, String> {
+    if source.len() > MOST_BYTES {
+        return Err(format!("the chat template has {} bytes; allowed: at most {MOST_BYTES}", source.len()));
+    }
+    let builder = std::thread::Builder::new().stack_size(LEAST_STACK + STACK_PER_BYTE * source.len());
+    std::thread::scope(|scope| {
+        let thread = builder.spawn_scoped(scope, || environment(source).map_err(|error| error.to_string()));
+        let made = match thread.map(|thread| thread.join()) {
+            Ok(Ok(made)) => made,
+            Ok(Err(_)) => Err("its parser failed".to_owned()),
+            Err(error) => Err(format!("no thread to parse it: {error}")),
+        };
+        made.map_err(|problem| format!("the chat template: {problem}"))
+    })
+}
+
 /// The message a template raised; else what went wrong and where.
 fn failure_of(error: &Error) -> Failure {
     let mut source = std::error::Error::source(error);
@@ -151,8 +173,7 @@ impl Template {
     /// A template that does not parse is an error when it is rendered: the tokenizer works without it.
     pub fn new(source: &str, tokens: &[(String, String)]) -> Template {
         let tokens = tokens.iter().map(|(name, text)| (name.as_str(), Value::from(text.as_str()))).collect();
-        let environment = environment(source).map_err(|error| format!("the chat template: {error}"));
-        Template { environment, tokens }
+        Template { environment: compiled(source), tokens }
     }
 
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Outcome<String> {

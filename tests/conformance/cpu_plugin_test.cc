@@ -1,6 +1,7 @@
-// The plugin's entry and the table's functions other than plans; what plans refuse, and with which words.
+// What the cpu backend promises beyond the interface: its facts, and the words with which it refuses.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <thread>
 
@@ -166,6 +167,18 @@ TEST(Plans, NameWhatIsWrong) {
   args[0].shape = {int64_t{1} << 40, int64_t{1} << 20};
   EXPECT_EQ(Refused(XH_OP_ADD, XH_INFER, {args[0], Absent(), Absent()}),
             "ADD INFER: a reaches past the address space: shape and stride overflow");
+}
+TEST(Plans, RefuseToConvertIntegers) {
+  Refused(XH_OP_CAST, XH_INFER, {Of(XH_I32, {2}, {1, 2}), Output(XH_F32, {2})}, XH_UNSUPPORTED);
+}
+TEST(Plans, LeaveOneDnnOutWhenAsked) {
+  setenv("XHYBRID_CPU_GEMM", "panel", 1);
+  Op op(XH_OP_MATMUL);
+  std::vector<Arg> args = {Random(XH_F32, {150, 70}, 1), Random(XH_F32, {130, 70}, 2), Absent(),
+                           Output(XH_F32, {150, 130})};
+  MustRun(op, XH_INFER, &args);
+  unsetenv("XHYBRID_CPU_GEMM");
+  EXPECT_EQ(op.implementation(), "panel");
 }
 TEST(Plans, RefusePassesThatAnOpLacks) {
   EXPECT_EQ(Refused(XH_OP_REDUCE, XH_FORWARD, {Random(XH_F32, {2, 3}, 1), Output(XH_F32, {3})}, XH_UNSUPPORTED),
