@@ -89,7 +89,8 @@ Status Session::AllocateState() {
 Status Session::Reset() {
   int64_t largest = 0;
   for (const std::vector<StateTensor>& layer : state_) {
-    for (const StateTensor& tensor : layer) largest = std::max(largest, tensor.spec.is_cache ? 0 : tensor.buffer.bytes());
+    for (const StateTensor& tensor : layer)
+      largest = std::max(largest, tensor.spec.is_cache ? 0 : tensor.buffer.bytes());
   }
   std::vector<float> values(static_cast<size_t>(largest) / sizeof(float));  // before anything changes
   lost_ = "a reset did not finish";                                         // until it has

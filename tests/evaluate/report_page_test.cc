@@ -17,7 +17,9 @@ json ModelEntry(const std::string& name, int64_t bytes_per_token) {
       task["cells"].push_back({{"length", length}, {"depth", depth}, {"samples", 2}, {"accuracy", depth}});
     }
   }
-  return {{"name", name}, {"tasks", {task}}, {"state", {{"bytes_per_token", bytes_per_token}, {"teacher_bytes_per_token", 1024}}}};
+  return {{"name", name},
+          {"tasks", {task}},
+          {"state", {{"bytes_per_token", bytes_per_token}, {"teacher_bytes_per_token", 1024}}}};
 }
 
 json Report(int models) {

@@ -218,8 +218,8 @@ xh_runtime* OpenTalking(Heard* heard, int threads) {
   return runtime;
 }
 
-// The plugin talks on the threads of the merge. Others listen meanwhile, and none hears a word after it has closed: what
-// it hears with is gone then.
+// The plugin talks on the threads of the merge. Others listen meanwhile, and none hears a word after it has closed:
+// what it hears with is gone then.
 TEST(ThreadsTest, LogsOfWorkersWhileListenersComeAndGo) {
   const Place place;
   Heard heard;

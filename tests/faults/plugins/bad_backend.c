@@ -61,8 +61,8 @@ static xh_error* PlanRun(const xh_plan* plan, xh_stream* stream, const xh_tensor
 }
 
 const xh_plugin* xh_plugin_v1(const xh_host* host, int32_t index) {
-  static xh_plugin plugin = {XH_SIZED(xh_plugin), XH_ABI_VERSION, XH_PLUGIN_BACKEND, 1, "bad", "1", "Apache-2.0",
-                             0,                   &bad,           0};
+  static xh_plugin plugin = {
+      XH_SIZED(xh_plugin), XH_ABI_VERSION, XH_PLUGIN_BACKEND, 1, "bad", "1", "Apache-2.0", 0, &bad, 0};
   const char* path = getenv("XH_BAD_CPU");
   void* library = path ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : (void*)0;
   xh_plugin_entry entry;

@@ -18,10 +18,9 @@ static xh_error* Combine(const xh_merge* merge, const char* name, const float* c
 }
 static void Close(xh_merge* merge) { (void)merge; }
 
-static const xh_merge_table table = {
-    XH_SIZED(xh_merge_table), XH_MERGE_ELEMENTWISE, 1, 0, "", Open, 0, Combine, Close};
-static const xh_plugin plugin = {XH_SIZED(xh_plugin), XH_ABI_VERSION, XH_PLUGIN_MERGE, 1, "talking", "1", "Apache-2.0",
-                                 0,                   &table,         0};
+static const xh_merge_table table = {XH_SIZED(xh_merge_table), XH_MERGE_ELEMENTWISE, 1, 0, "", Open, 0, Combine, Close};
+static const xh_plugin plugin = {
+    XH_SIZED(xh_plugin), XH_ABI_VERSION, XH_PLUGIN_MERGE, 1, "talking", "1", "Apache-2.0", 0, &table, 0};
 
 const xh_plugin* xh_plugin_v1(const xh_host* host, int32_t index) {
   services = host;
