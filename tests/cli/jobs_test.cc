@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "program.h"
+#include "tests/files.h"
 
 namespace {
 
@@ -18,6 +19,7 @@ using cli_test::TinyTeacher;
 using cli_test::Words;
 using nlohmann::json;
 using testing::HasSubstr;
+using testing::Not;
 
 // Token ids, so that no tokenizer is needed.
 void WriteData(const std::string& path) {
@@ -108,6 +110,25 @@ TEST(Jobs, AnUnknownRecipeFieldIsRefusedByName) {
   const Outcome outcome = RunProgram(Distill(scratch, {"--steps", "5", "--set", "learnig_rate=1"}));
   EXPECT_EQ(outcome.status, 1);
   EXPECT_THAT(outcome.err, HasSubstr("learnig_rate"));
+}
+
+// The step in hand is finished and saved, and the same command goes on to the same student.
+TEST(Jobs, AnInterruptedRunGoesOnAsIfItHadNeverStopped) {
+  Scratch whole, cut;
+  const Words end = {"--steps", "400", "--json"};
+  ASSERT_EQ(RunProgram(Distill(whole, end)).status, 0);
+  const Outcome interrupted = RunInterrupted(Distill(cut, end), "\"kind\":\"step\"");
+  ASSERT_EQ(interrupted.status, 130) << interrupted.err;
+  const std::string said = "cancelled after step ";
+  const size_t at = interrupted.err.find(said);
+  ASSERT_NE(at, std::string::npos) << interrupted.err;
+  const std::string step = std::to_string(std::stoi(interrupted.err.substr(at + said.size())));
+  const std::string saved = "run/step-" + std::string(8 - step.size(), '0') + step + ".xhy/manifest.xhy";
+  EXPECT_TRUE(std::filesystem::exists(cut / saved)) << saved;
+  const Outcome resumed = RunProgram(Distill(cut, end));
+  ASSERT_EQ(resumed.status, 0) << resumed.err;
+  EXPECT_THAT(resumed.err, Not(HasSubstr("\"step\":" + step + ","))) << "a step was made again";
+  EXPECT_TRUE(test_files::ReadTree(cut / "run/student.xhy") == test_files::ReadTree(whole / "run/student.xhy"));
 }
 
 TEST(Jobs, AnInterruptedRunSaysSoAndCanGoOn) {

@@ -5,8 +5,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 
 namespace faults {
 
@@ -49,24 +47,6 @@ void WriteRows(const std::string& path, int rows, int seed) {
   WriteText(path, text);
 }
 
-void WriteText(const std::string& path, const std::string& text) {
-  std::ofstream(path, std::ios::binary | std::ios::trunc) << text;
-}
-
-std::string ReadText(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return std::string(std::istreambuf_iterator<char>(file), {});
-}
-
-std::map<std::string, std::string> ReadTree(const std::string& path) {
-  std::map<std::string, std::string> files;
-  if (!fs::exists(path)) return files;
-  for (const auto& entry : fs::recursive_directory_iterator(path)) {
-    if (entry.is_regular_file()) files[fs::relative(entry.path(), path).string()] = ReadText(entry.path().string());
-  }
-  return files;
-}
-
 std::vector<std::string> Names(const std::string& path) {
   std::vector<std::string> names;
   for (const auto& entry : fs::directory_iterator(path)) names.push_back(entry.path().filename().string());
@@ -87,17 +67,18 @@ json TrainingRecipe(const Place& place, const std::string& output) {
           {"output", place / output}};
 }
 
-xh_runtime* OpenRuntime() {
+xh_runtime* OpenRuntime(const char* device, const std::string& plugins) {
+  const std::string path = (plugins.empty() ? "" : plugins + ":") + XH_TEST_PLUGINS ":" XH_BYTES_PLUGIN;
   xh_option options[2] = {};
   options[0].key = "device";
   options[0].kind = XH_OPTION_TEXT;
-  options[0].text = "cpu";
+  options[0].text = device;
   options[1].key = "threads";
   options[1].kind = XH_OPTION_INT;
   options[1].integer = 1;
   xh_runtime_config config = {};
   config.struct_size = XH_SIZED(xh_runtime_config);
-  config.plugin_path = XH_TEST_PLUGINS ":" XH_BYTES_PLUGIN;
+  config.plugin_path = path.c_str();
   config.options = options;
   config.option_count = 2;
   xh_runtime* runtime = nullptr;

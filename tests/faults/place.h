@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/files.h"
 #include "xhybrid.h"
 
 namespace faults {
@@ -34,17 +35,17 @@ std::string ByteTeacher(const Place& place);
 
 // Rows {"ids": [...]} of SmallTeacher's vocabulary.
 void WriteRows(const std::string& path, int rows = 8, int seed = 0);
-void WriteText(const std::string& path, const std::string& text);
-std::string ReadText(const std::string& path);
-// Every file below a directory, relative name and bytes; names alone with Names, sorted.
-std::map<std::string, std::string> ReadTree(const std::string& path);
+using test_files::ReadText;
+using test_files::ReadTree;
+using test_files::WriteText;
+// What lies in a directory, sorted.
 std::vector<std::string> Names(const std::string& path);
 
 // align 2 steps, distill 3, a checkpoint every 2 steps; teacher SmallTeacher, rows at PLACE/data.jsonl.
 nlohmann::json TrainingRecipe(const Place& place, const std::string& output);
 
-// A runtime on one thread of the cpu.
-xh_runtime* OpenRuntime();
+// A runtime on one thread; `plugins` is searched before those of this build.
+xh_runtime* OpenRuntime(const char* device = "cpu", const std::string& plugins = "");
 
 // What a call gave; takes the error over.
 struct Outcome {

@@ -35,32 +35,13 @@ class TrainingFaultTest : public testing::Test {
     faults::WriteRows(place_ / "data.jsonl");
     setenv("XH_BAD_CPU", XH_CPU_PLUGIN, 1);
     setenv("XH_BAD_AFTER", "reset", 1);
-    runtime_ = Open();
+    runtime_ = faults::OpenRuntime("bad", XH_FAULT_PLUGINS);
     ASSERT_NE(runtime_, nullptr);
     ASSERT_EQ(RunJob("undisturbed").outcome.message, "");  // also sets the count of runs to 0
     student_ = faults::ReadTree(place_ / "undisturbed/student.xhy");
     ASSERT_FALSE(student_.empty());
   }
   void TearDown() override { xh_runtime_close(runtime_); }
-
-  static xh_runtime* Open() {
-    xh_option options[2] = {};
-    options[0].key = "device";
-    options[0].kind = XH_OPTION_TEXT;
-    options[0].text = "bad";
-    options[1].key = "threads";
-    options[1].kind = XH_OPTION_INT;
-    options[1].integer = 1;
-    xh_runtime_config config = {};
-    config.struct_size = XH_SIZED(xh_runtime_config);
-    config.plugin_path = XH_FAULT_PLUGINS ":" XH_TEST_PLUGINS;
-    config.options = options;
-    config.option_count = 2;
-    xh_runtime* runtime = nullptr;
-    const Outcome opened = Take(xh_runtime_open(&config, &runtime));
-    EXPECT_EQ(opened.message, "");
-    return runtime;
-  }
 
   json Recipe(const std::string& output) const {
     json recipe = faults::TrainingRecipe(place_, output);

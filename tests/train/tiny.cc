@@ -90,23 +90,6 @@ void WriteRows(const std::string& path, int64_t documents, uint64_t seed) {
   WriteText(path, text);
 }
 
-void WriteText(const std::string& path, const std::string& text) {
-  std::ofstream(path, std::ios::binary | std::ios::trunc) << text;
-}
-
-std::string ReadText(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return std::string(std::istreambuf_iterator<char>(file), {});
-}
-
-std::map<std::string, std::string> ReadTree(const std::string& path) {
-  std::map<std::string, std::string> files;
-  for (const auto& entry : fs::recursive_directory_iterator(path)) {
-    if (entry.is_regular_file()) files[fs::relative(entry.path(), path).string()] = ReadText(entry.path().string());
-  }
-  return files;
-}
-
 StatusOr<std::shared_ptr<Runtime>> OpenRuntime(int32_t threads) {
   RuntimeOptions options;
   options.plugin_path = XH_TEST_PLUGINS;

@@ -12,6 +12,7 @@
 #include "core/train/recipe.h"
 #include "core/train/student.h"
 #include "nlohmann/json.hpp"
+#include "tests/files.h"
 
 namespace xh::tiny {
 
@@ -32,10 +33,9 @@ ModelConfig Config(int64_t vocab_size = 64);
 Status WriteTeacher(const std::string& path, int64_t vocab_size = 64, bool tokenizer = false);
 // Writes {"ids": [...]} rows of a language that can be learnt: 1, then each token follows from the one before, mostly.
 void WriteRows(const std::string& path, int64_t documents, uint64_t seed);
-void WriteText(const std::string& path, const std::string& text);
-std::string ReadText(const std::string& path);
-// Every file below a directory: relative name and bytes.
-std::map<std::string, std::string> ReadTree(const std::string& path);
+using test_files::ReadText;
+using test_files::ReadTree;
+using test_files::WriteText;
 
 StatusOr<std::shared_ptr<Runtime>> OpenRuntime(int32_t threads = 1);
 // align 4 steps, distill 6; writes nothing itself. Teacher and data must lie in `dir` as teacher.xhy and data.jsonl.
