@@ -1,5 +1,6 @@
 /* A backend outside the project: host memory, one thread and one op, XH_OP_ADD in f32. It is where a backend begins:
  * every op that is missing answers XH_UNSUPPORTED from plan_open, and xhybrid-conformance counts what is there. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,6 +9,12 @@
 static const xh_host* host;
 
 static xh_error* refuse(xh_code code, const char* text) { return host->error_new(code, "minimal", text); }
+/* "what "value" ..." in one line. */
+static xh_error* refuse_name(xh_code code, const char* what, const char* value, const char* allowed) {
+  char message[160];
+  snprintf(message, sizeof(message), "%s \"%s\"; allowed: %s", what, value, allowed);
+  return refuse(code, message);
+}
 
 /* ---- device, memory, streams: everything is done when a call returns ---- */
 
@@ -30,8 +37,10 @@ static xh_error* device_count(int32_t* out) {
 }
 static xh_error* device_open(int32_t index, const xh_option* options, int64_t count, xh_device** out) {
   if (index != 0) return refuse(XH_NOT_FOUND, "there is one device; allowed: 0");
+  if (count < 0 || (count > 0 && options == NULL)) return refuse(XH_INVALID_ARGUMENT, "options is NULL");
   for (int64_t i = 0; i < count; ++i) {
-    if (strcmp(options[i].key, "threads") != 0) return refuse(XH_INVALID_ARGUMENT, "unknown option; allowed: threads");
+    if (strcmp(options[i].key, "threads") == 0) continue;
+    return refuse_name(XH_INVALID_ARGUMENT, "unknown option", options[i].key, "threads");
   }
   *out = &the_device;
   return NULL;
@@ -49,12 +58,15 @@ static xh_error* device_query(xh_device* device, const char* key, xh_option* out
     *out = facts[i];
     return NULL;
   }
-  return refuse(XH_NOT_FOUND, "unknown fact; allowed: name, isa, memory_bytes, threads, host_memory");
+  return refuse_name(XH_NOT_FOUND, "unknown fact", key, "name, isa, memory_bytes, threads, host_memory");
 }
 static xh_error* allocate(xh_device* device, int64_t bytes, int64_t alignment, void** out) {
   void* memory = NULL;
   (void)device;
   if (bytes < 0) return refuse(XH_INVALID_ARGUMENT, "bytes is negative");
+  if (alignment < 1 || (alignment & (alignment - 1)) != 0) {
+    return refuse(XH_INVALID_ARGUMENT, "alignment is no power of two");
+  }
   if (alignment < 64) alignment = 64;
   if (posix_memalign(&memory, (size_t)alignment, (size_t)bytes) != 0) {
     return refuse(XH_OUT_OF_MEMORY, "the host has not that much memory");
@@ -104,57 +116,61 @@ struct xh_plan {
 /* INFER and FORWARD: a, b -> y. BACKWARD: a, b, y, dy, da, db, of which ADD needs dy alone. */
 enum { A = 0, B = 1, Y = 2, DY = 3, DA = 4, DB = 5 };
 
-static int is_matrix(const xh_tensor* t) {
-  return t->dtype == XH_F32 && t->rank == 2 && t->stride[1] == 1 && t->shape[0] >= 1 && t->shape[1] >= 1;
+/* One argument: absent, or an f32 matrix whose elements of a row lie side by side, of the same shape as the plan's. */
+static xh_error* check_argument(const xh_tensor* t, int may_be_absent, xh_plan* plan) {
+  char message[128];
+  if (t->dtype == 0 && may_be_absent) return NULL;
+  if (t->dtype == XH_BF16) return refuse(XH_UNSUPPORTED, "ADD: bf16; this backend has f32");
+  if (t->dtype != XH_F32 || t->rank != 2) return refuse(XH_INVALID_ARGUMENT, "ADD: an argument is no f32 matrix");
+  if (t->shape[1] > 1 && t->stride[1] != 1) return refuse(XH_UNSUPPORTED, "ADD: the elements of a row have gaps");
+  if (plan->rows < 0) plan->rows = t->shape[0], plan->columns = t->shape[1];
+  if (t->shape[0] == plan->rows && t->shape[1] == plan->columns) return NULL;
+  snprintf(message, sizeof(message),
+           "ADD: an argument has the shape [%lld, %lld]; allowed: that of the first, [%lld, %lld]",
+           (long long)t->shape[0], (long long)t->shape[1], (long long)plan->rows, (long long)plan->columns);
+  return refuse(XH_INVALID_ARGUMENT, message);
 }
 
 static xh_error* plan_open(xh_device* device, const xh_op_desc* desc, xh_plan** out, xh_plan_info* info) {
   const int backward = desc->pass == XH_BACKWARD;
-  const xh_tensor* like = &desc->args[backward ? DY : Y];
-  xh_plan* plan;
+  xh_plan plan = {desc->pass, -1, -1};
   (void)device;
   if (desc->op != XH_OP_ADD) return refuse(XH_UNSUPPORTED, "the minimal backend has ADD alone");
+  if (desc->pass < XH_INFER || desc->pass > XH_BACKWARD)
+    return refuse(XH_INVALID_ARGUMENT, "ADD: there is no such pass");
   if (desc->arg_count != (backward ? 6 : 3)) return refuse(XH_INVALID_ARGUMENT, "ADD: wrong number of arguments");
   for (int i = backward ? DY : A; i < desc->arg_count; ++i) {
-    const xh_tensor* t = &desc->args[i];
-    if (t->dtype == 0 && backward && i != DY) continue; /* a gradient that is not wanted */
-    if (t->dtype == XH_BF16) return refuse(XH_UNSUPPORTED, "ADD: bf16; this backend has f32");
-    if (!is_matrix(t)) return refuse(XH_INVALID_ARGUMENT, "ADD: an argument is no f32 matrix with contiguous rows");
-    if (t->shape[0] != like->shape[0] || t->shape[1] != like->shape[1]) {
-      return refuse(XH_INVALID_ARGUMENT, "ADD: the arguments differ in shape");
-    }
+    xh_error* error = check_argument(&desc->args[i], backward, &plan);
+    if (error != NULL) return error;
   }
-  plan = malloc(sizeof(*plan));
-  if (plan == NULL) return refuse(XH_OUT_OF_MEMORY, "no memory for a plan");
-  plan->pass = desc->pass;
-  plan->rows = like->shape[0];
-  plan->columns = like->shape[1];
+  *out = malloc(sizeof(plan));
+  if (*out == NULL) return refuse(XH_OUT_OF_MEMORY, "no memory for a plan");
+  **out = plan;
   info->workspace_bytes = info->saved_bytes = 0;
   info->alignment = 64;
   info->implementation = "loops";
-  *out = plan;
   return NULL;
 }
 static void plan_close(xh_plan* plan) { free(plan); }
 
-/* to = first + second, or to += first where `second` is absent and the tensor says so. */
+/* Row i; NULL where the tensor is absent, which stands for zeros. */
+static float* row(const xh_tensor* t, int64_t i) { return t->dtype == 0 ? NULL : (float*)t->data + i * t->stride[0]; }
+
+/* to = first + second, and what `to` holds where it says so. */
 static void add(const xh_plan* plan, const xh_tensor* first, const xh_tensor* second, const xh_tensor* to) {
   for (int64_t i = 0; i < plan->rows; ++i) {
-    const float* a = (const float*)first->data + i * first->stride[0];
-    const float* b = second == NULL ? NULL : (const float*)second->data + i * second->stride[0];
-    float* y = (float*)to->data + i * to->stride[0];
+    const float *a = row(first, i), *b = row(second, i);
+    float* y = row(to, i);
     for (int64_t j = 0; j < plan->columns; ++j) {
-      if (b != NULL) {
-        y[j] = a[j] + b[j];
-      } else {
-        y[j] = (to->flags & XH_TENSOR_ACCUMULATE ? y[j] : 0) + a[j];
-      }
+      const float before = to->flags & XH_TENSOR_ACCUMULATE ? y[j] : 0;
+      y[j] = before + (a == NULL ? 0 : a[j]) + (b == NULL ? 0 : b[j]);
     }
   }
 }
 
 static xh_error* plan_run(const xh_plan* plan, xh_stream* stream, const xh_tensor* args, int32_t arg_count,
                           void* workspace, void* saved) {
+  static const xh_tensor nothing;
   (void)stream, (void)workspace, (void)saved;
   if (plan == NULL || arg_count != (plan->pass == XH_BACKWARD ? 6 : 3)) {
     return refuse(XH_INVALID_ARGUMENT, "ADD: wrong number of arguments");
@@ -164,7 +180,7 @@ static xh_error* plan_run(const xh_plan* plan, xh_stream* stream, const xh_tenso
     return NULL;
   }
   for (int i = DA; i <= DB; ++i) {
-    if (args[i].dtype != 0) add(plan, &args[DY], NULL, &args[i]);
+    if (args[i].dtype != 0) add(plan, &args[DY], &nothing, &args[i]);
   }
   return NULL;
 }

@@ -138,7 +138,7 @@ TEST(AttentionCache, PositionsWithoutRoomAreRefusedAndNothingIsWritten) {
   for (int64_t position : {6, -1}) {
     args[5] = Of(XH_I32, {2}, {0.0, static_cast<double>(position)});
     Op op(XH_OP_ATTENTION, s.Params());
-    EXPECT_EQ(op.Run(XH_INFER, &args).code, XH_INVALID_ARGUMENT) << position;
+    EXPECT_EQ(RunOrGap(op, XH_INFER, &args).code, XH_INVALID_ARGUMENT) << position;
     EXPECT_EQ(args[3].values, before);
   }
   args[5] = Of(XH_I32, {2}, {0.0, 5.0});

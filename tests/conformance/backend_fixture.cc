@@ -402,22 +402,42 @@ Outcome Op::Run(xh_pass pass, std::vector<Arg>* args) {
   return outcome;
 }
 
-void MustRun(Op& op, xh_pass pass, std::vector<Arg>* args) {
+namespace {
+
+std::string DtypesOf(const std::vector<Arg>& args) {
   std::vector<xh_dtype> dtypes;
-  for (const Arg& arg : *args) dtypes.push_back(arg.dtype);
-  const std::string dtype = DtypeName(dtypes);
-  const Outcome outcome = op.Run(pass, args);
-  const bool unsupported = outcome.code == XH_UNSUPPORTED;
-  CountCall(op.op(), dtype, pass, !unsupported, unsupported ? outcome.message : "");
-  if (outcome.code == 0) return;
-  const std::string why = std::string(OpName(op.op())) + " " + dtype + ": " + outcome.message;
-  if (!unsupported) {
-    FailTest(why);
-    throw testing::AssertionException(
-        testing::TestPartResult(testing::TestPartResult::kFatalFailure, __FILE__, __LINE__, why.c_str()));
-  }
+  for (const Arg& arg : args) dtypes.push_back(arg.dtype);
+  return DtypeName(dtypes);
+}
+
+}  // namespace
+
+Outcome EndAtGap(xh_op op, const std::string& dtype, xh_pass pass, const Outcome& outcome) {
+  if (outcome.code != XH_UNSUPPORTED) return outcome;
+  CountCall(op, dtype, pass, false, outcome.message);
+  const std::string why = std::string(OpName(op)) + " " + dtype + ": " + outcome.message;
   SkipTest(why);
   throw Unsupported(testing::TestPartResult(testing::TestPartResult::kSkip, __FILE__, __LINE__, why.c_str()));
+}
+
+Outcome OpenOrGap(Op& op, xh_pass pass, const std::vector<Arg>& args) {
+  return EndAtGap(op.op(), DtypesOf(args), pass, op.Open(pass, args));
+}
+
+Outcome RunOrGap(Op& op, xh_pass pass, std::vector<Arg>* args) {
+  const std::string dtype = DtypesOf(*args);
+  return EndAtGap(op.op(), dtype, pass, op.Run(pass, args));
+}
+
+void MustRun(Op& op, xh_pass pass, std::vector<Arg>* args) {
+  const std::string dtype = DtypesOf(*args);
+  const Outcome outcome = RunOrGap(op, pass, args);
+  CountCall(op.op(), dtype, pass, true, "");
+  if (outcome.code == 0) return;
+  const std::string why = std::string(OpName(op.op())) + " " + dtype + ": " + outcome.message;
+  FailTest(why);
+  throw testing::AssertionException(
+      testing::TestPartResult(testing::TestPartResult::kFatalFailure, __FILE__, __LINE__, why.c_str()));
 }
 
 double RelativeError(const std::vector<double>& out, const std::vector<double>& reference) {

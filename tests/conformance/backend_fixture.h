@@ -94,11 +94,15 @@ class OpenDeviceScope {
   xh_stream* stream_ = nullptr;
 };
 
-// Runs a pass that must succeed. Where it does not the test ends here; where the backend does not support the call, the
-// test also counts as skipped.
+// Gives the outcome back. Where the backend leaves the call out (XH_UNSUPPORTED) the test ends here, as a gap.
+Outcome EndAtGap(xh_op op, const std::string& dtype, xh_pass pass, const Outcome& outcome);
+// As Open and Run of the op, behind EndAtGap.
+Outcome OpenOrGap(Op& op, xh_pass pass, const std::vector<Arg>& args);
+Outcome RunOrGap(Op& op, xh_pass pass, std::vector<Arg>* args);
+// Runs a pass that must succeed or be left out. Where it fails the test ends here.
 void MustRun(Op& op, xh_pass pass, std::vector<Arg>* args);
 
-// What MustRun throws for an unsupported call, already reported: a check of several calls may catch it and go on.
+// What is thrown at a gap, already reported: a check of several calls may catch it and go on.
 class Unsupported : public testing::AssertionException {
  public:
   using testing::AssertionException::AssertionException;

@@ -133,7 +133,7 @@ TEST(MlstmState, IncompleteArgumentsAreRefused) {
   args.resize(13);
   xh_mlstm_params params = MlstmParams(s);
   Op op(XH_OP_MLSTM, params);
-  EXPECT_EQ(op.Open(XH_INFER, args).code, 0);
+  EXPECT_EQ(OpenOrGap(op, XH_INFER, args).code, 0);
   std::vector<Arg> bad = args;
   bad[6] = Absent();
   EXPECT_EQ(op.Open(XH_INFER, bad).code, XH_INVALID_ARGUMENT) << "S and m without z";

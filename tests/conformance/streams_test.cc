@@ -100,7 +100,9 @@ class Plan {
     desc.params_size = static_cast<uint32_t>(work.params.size());
     desc.params = work.params.empty() ? nullptr : work.params.data();
     info_.struct_size = XH_SIZED(xh_plan_info);
-    EXPECT_EQ(TakeError(Backend().plan_open(scope->device(), &desc, &plan_, &info_)).message, "");
+    const Outcome outcome = TakeError(Backend().plan_open(scope->device(), &desc, &plan_, &info_));
+    EndAtGap(work.op, "f32", XH_INFER, outcome);
+    EXPECT_EQ(outcome.message, "");
   }
   ~Plan() { Backend().plan_close(plan_); }
   Plan(const Plan&) = delete;
@@ -126,13 +128,13 @@ std::string Alone(OpenDeviceScope* scope, const Plan& plan, const Work& work) {
 TEST(Streams, OnePlanRunsOnTwoAtOnce) {
   for (MakeWork make : kWorks) {
     OpenDeviceScope scope;
+    const Work works[2] = {make(1), make(50)};
+    const Plan plan(&scope, works[0]);
+    ASSERT_NE(plan.get(), nullptr);
     xh_stream* streams[2] = {};
     for (xh_stream*& stream : streams) {
       ASSERT_EQ(TakeError(Backend().stream_open(scope.device(), nullptr, &stream)).message, "");
     }
-    const Work works[2] = {make(1), make(50)};
-    const Plan plan(&scope, works[0]);
-    ASSERT_NE(plan.get(), nullptr);
     std::string expected[2], given[2];
     std::unique_ptr<Operands> operands[2];
     for (size_t i = 0; i < 2; ++i) {
@@ -155,10 +157,11 @@ TEST(Streams, OnePlanRunsOnTwoAtOnce) {
 
 TEST(Streams, WaitingForAnEventSeesWhatCameBeforeIt) {
   OpenDeviceScope scope;
-  xh_stream* second = nullptr;
-  ASSERT_EQ(TakeError(Backend().stream_open(scope.device(), nullptr, &second)).message, "");
   const Work work = MlstmWork(3);
   const Plan plan(&scope, work);
+  ASSERT_NE(plan.get(), nullptr);
+  xh_stream* second = nullptr;
+  ASSERT_EQ(TakeError(Backend().stream_open(scope.device(), nullptr, &second)).message, "");
   const std::string expected = Alone(&scope, plan, work);
   Operands operands(&scope, work.args, plan.info());
   EXPECT_EQ(operands.Run(plan.get(), scope.stream()).message, "");
@@ -179,6 +182,7 @@ TEST(Streams, TheSameRunGivesTheSameBits) {
     OpenDeviceScope scope;
     const Work work = make(7);
     const Plan plan(&scope, work);
+    ASSERT_NE(plan.get(), nullptr);
     const std::string first = Alone(&scope, plan, work);
     for (int run = 0; run < 10; ++run) EXPECT_EQ(Alone(&scope, plan, work), first) << "run " << run;
   }

@@ -99,7 +99,7 @@ if(NOT EXISTS ${WORK_DIR}/gates/student.xhy)
   message(FATAL_ERROR "the stage align_gates left no student: ${answer}")
 endif()
 
-# Stage, merge and tokenizer conform.
+# Each of them conforms.
 file(WRITE ${WORK_DIR}/bytes/vocab.json "{\"bytes\": 256}")
 function(conforms file)
   run(answer ${prefix}/bin/xhybrid-conformance ${ARGN} ${prefix}/${LIBDIR}/xhybrid/${file}.so)
@@ -108,6 +108,7 @@ endfunction()
 conforms(merge_median)
 conforms(stage_gates)
 conforms(text_bytes --tokenizer ${WORK_DIR}/bytes/vocab.json)
+conforms(backend_minimal --allow-unsupported)
 
 # The tokenizer of bytes serves a model that carries its file; the backend says which op it lacks.
 file(COPY ${model}/config.json ${model}/model.safetensors DESTINATION ${WORK_DIR}/bytes)
