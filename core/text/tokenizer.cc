@@ -96,6 +96,13 @@ StatusOr<std::vector<int32_t>> Tokenizer::Encode(const std::string& text, bool a
                                         add_special ? 1 : 0, out, capacity, count),
                      own_.plugin_name);
       }));
+  // A tokenizer.json may name ids of its own in what it puts around a text.
+  const int64_t size = vocab_size();
+  for (int32_t id : ids) {
+    if (id >= 0 && id < size) continue;
+    return Corrupt("the tokenizer ", own_.plugin_name, " gives the token id ", id, "; its vocabulary ends at ",
+                   size - 1);
+  }
   const bool twice = add_special && opening_ >= 0 && ids.size() > 1 && ids[0] == opening_ && ids[1] == opening_;
   if (twice) ids.erase(ids.begin());
   return ids;

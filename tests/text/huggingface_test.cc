@@ -272,6 +272,18 @@ TEST_F(HuggingFaceTest, DamagedFilesAreCorrupt) {
   EXPECT_EQ(CodeOf(Open().status()), XH_CORRUPT);
 }
 
+TEST_F(HuggingFaceTest, AnOpeningTokenBeyondTheVocabularyIsCorrupt) {
+  json tokenizer = json::parse(files_["tokenizer.json"]);
+  tokenizer["post_processor"] =
+      json::parse(R"({"type": "TemplateProcessing", "pair": [{"Sequence": {"id": "A", "type_id": 0}}],
+    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "special_tokens": {"<s>": {"id": "<s>", "ids": [1000000], "tokens": ["<s>"]}}})");
+  files_["tokenizer.json"] = tokenizer.dump();
+  const Status refused = Open().status();
+  EXPECT_EQ(CodeOf(refused), XH_CORRUPT);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("token id 1000000"));
+}
+
 TEST_F(HuggingFaceTest, ManyThreadsEncodeAtOnce) {
   std::shared_ptr<Tokenizer> tokenizer = *Open();
   const json cases = json::parse(ReadFile("huggingface.json"))["olmo2-3m"];
