@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "xhybrid_plugin.h"
 
@@ -46,10 +47,11 @@ static xh_error* device_open(int32_t index, const xh_option* options, int64_t co
   return NULL;
 }
 static void device_close(xh_device* device) { (void)device; }
+static int64_t memory_bytes(void) { return (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE); }
 static xh_error* device_query(xh_device* device, const char* key, xh_option* out) {
   const xh_option facts[] = {{"name", "minimal", 0, 0, XH_OPTION_TEXT, 0},
                              {"isa", "portable", 0, 0, XH_OPTION_TEXT, 0},
-                             {"memory_bytes", NULL, INT64_MAX, 0, XH_OPTION_INT, 0},
+                             {"memory_bytes", NULL, memory_bytes(), 0, XH_OPTION_INT, 0},
                              {"threads", NULL, 1, 0, XH_OPTION_INT, 0},
                              {"host_memory", NULL, 1, 0, XH_OPTION_BOOL, 0}};
   (void)device;
@@ -68,7 +70,7 @@ static xh_error* allocate(xh_device* device, int64_t bytes, int64_t alignment, v
     return refuse(XH_INVALID_ARGUMENT, "alignment is no power of two");
   }
   if (alignment < 64) alignment = 64;
-  if (posix_memalign(&memory, (size_t)alignment, (size_t)bytes) != 0) {
+  if (bytes > memory_bytes() || posix_memalign(&memory, (size_t)alignment, (size_t)bytes) != 0) {
     return refuse(XH_OUT_OF_MEMORY, "the host has not that much memory");
   }
   *out = memory;
