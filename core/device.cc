@@ -17,6 +17,12 @@ bool TracesPlans() {
   return traces;
 }
 
+bool Captures(const xh_backend* backend) {
+  const char* value = std::getenv("XHYBRID_CAPTURE");
+  if (value != nullptr && std::strcmp(value, "0") == 0) return false;
+  return XH_COVERS(xh_backend, backend, capture_close) && backend->capture_begin != nullptr;
+}
+
 }  // namespace
 
 Buffer::Buffer(std::shared_ptr<Device> device, void* data, int64_t bytes)
@@ -45,6 +51,7 @@ StatusOr<std::shared_ptr<Device>> Device::Open(const xh_backend* backend, const 
   std::shared_ptr<Device> device(new Device(backend, backend_name));
   XH_RETURN_IF_ERROR(FromError(backend->device_open(index, options, option_count, &device->device_)));
   XH_RETURN_IF_ERROR(FromError(backend->stream_open(device->device_, nullptr, &device->stream_)));
+  device->captures_ = Captures(backend);
   return device;
 }
 
@@ -99,6 +106,27 @@ StatusOr<OpenedPlan> Device::OpenPlan(const xh_op_desc& desc) {
   }
   return opened;
 }
+
+StatusOr<Capture> Device::Record(const std::function<Status()>& body) {
+  XH_RETURN_IF_ERROR(FromError(backend_->capture_begin(stream_)));
+  Status noted = Internal("what was recorded did not return");
+  xh_capture* raw = nullptr;
+  // The stream records until its end, whatever happened.
+  const auto end = [&] { return FromError(backend_->capture_end(stream_, &raw)); };
+  try {
+    noted = body();
+  } catch (...) {
+    if (end().ok()) backend_->capture_close(raw);
+    throw;
+  }
+  const Status ended = end();
+  Capture capture(raw, CaptureCloser{backend_});
+  XH_RETURN_IF_ERROR(noted);
+  XH_RETURN_IF_ERROR(ended);
+  return capture;
+}
+
+Status Device::Replay(const Capture& capture) { return FromError(backend_->capture_replay(capture.get(), stream_)); }
 
 Status Device::RunPlan(const OpenedPlan& plan, const xh_tensor* args, int32_t arg_count, void* workspace, void* saved) {
   return FromError(backend_->plan_run(plan.plan.get(), stream_, args, arg_count, workspace, saved));

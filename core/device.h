@@ -2,6 +2,7 @@
 #ifndef XHYBRID_CORE_DEVICE_H_
 #define XHYBRID_CORE_DEVICE_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -30,6 +31,13 @@ class Buffer {
   int64_t bytes_ = 0;
 };
 
+struct CaptureCloser {
+  const xh_backend* backend = nullptr;
+  void operator()(xh_capture* capture) const { backend->capture_close(capture); }
+};
+// Work of a device's stream, noted once, to be repeated. Plans and memory of it must outlive it.
+using Capture = std::unique_ptr<xh_capture, CaptureCloser>;
+
 struct PlanCloser {
   const xh_backend* backend;
   void operator()(xh_plan* plan) const { backend->plan_close(plan); }
@@ -56,6 +64,11 @@ class Device : public std::enable_shared_from_this<Device> {
   Status Synchronize();
   // With XHYBRID_TRACE=plans every plan is logged with its implementation.
   StatusOr<OpenedPlan> OpenPlan(const xh_op_desc& desc);
+  // Whether Record works; XHYBRID_CAPTURE=0 says no to every backend.
+  bool captures() const { return captures_; }
+  // Notes what `body` runs (plans and copies within the device) instead of doing it. Unsupported: it has to be run.
+  StatusOr<Capture> Record(const std::function<Status()>& body);
+  Status Replay(const Capture& capture);
   Status RunPlan(const OpenedPlan& plan, const xh_tensor* args, int32_t arg_count, void* workspace, void* saved);
 
  private:
@@ -65,6 +78,7 @@ class Device : public std::enable_shared_from_this<Device> {
   std::string backend_name_;
   xh_device* device_ = nullptr;
   xh_stream* stream_ = nullptr;
+  bool captures_ = false;
 };
 
 }  // namespace xh

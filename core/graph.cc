@@ -510,6 +510,19 @@ Status Graph::Compile() {
 
 Status Graph::Run() {
   if (!compiled_) return InvalidState("the graph is not compiled");
+  if (profile_ != nullptr) return RunSteps();
+  if (++runs_ == 2 && device_->captures()) XH_RETURN_IF_ERROR(RecordSteps());
+  return capture_ != nullptr ? device_->Replay(capture_) : RunSteps();
+}
+
+// What runs once is not worth recording, and what ran once is warm: backends choose and load on the first run.
+Status Graph::RecordSteps() {
+  StatusOr<Capture> capture = device_->Record([this] { return RunSteps(); });
+  if (capture.ok()) capture_ = *std::move(capture);
+  return CodeOf(capture.status()) == XH_UNSUPPORTED ? absl::OkStatus() : capture.status();
+}
+
+Status Graph::RunSteps() {
   void* workspace = static_cast<char*>(arena_.data()) + workspace_offset_;
   for (const Step& step : steps_) {
     auto start = profile_ != nullptr ? std::chrono::steady_clock::now() : std::chrono::steady_clock::time_point();
@@ -537,6 +550,11 @@ Status Graph::Write(Value value, const void* host, int64_t bytes) {
 }
 
 Status Graph::Read(Value value, void* host, int64_t bytes) {
+  XH_RETURN_IF_ERROR(Fetch(value, host, bytes));
+  return device_->Synchronize();
+}
+
+Status Graph::Fetch(Value value, void* to, int64_t bytes) {
   const ValueInfo& info = values_[value.id];
   if (!compiled_ || !IsContiguous(value) || bytes != size(value) * DTypeBytes(info.dtype)) {
     return Internal("a graph value of ", size(value) * DTypeBytes(info.dtype), " contiguous bytes was read as ", bytes);
@@ -544,8 +562,7 @@ Status Graph::Read(Value value, void* host, int64_t bytes) {
   const Storage& storage = storages_[info.storage];
   const char* base = storage.external != nullptr ? static_cast<const char*>(storage.external)
                                                  : static_cast<const char*>(arena_.data()) + storage.offset;
-  XH_RETURN_IF_ERROR(device_->Copy(host, base + info.offset * DTypeBytes(info.dtype), bytes));
-  return device_->Synchronize();
+  return device_->Copy(to, base + info.offset * DTypeBytes(info.dtype), bytes);
 }
 
 }  // namespace xh

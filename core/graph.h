@@ -111,11 +111,15 @@ class Graph {
   void Fail(Status status);  // first error wins; builders report theirs here
   Status Compile();
   int64_t arena_bytes() const { return arena_bytes_; }  // after Compile
+  // The first run does one plan after the other, the second records them where the device can, and from then on they
+  // are repeated with one call.
   Status Run();
   // Adds up the time of each op and pass ("matmul.backward") in *times while set; NULL stops.
   void Profile(std::map<std::string, OpTime>* times) { profile_ = times; }
   Status Write(Value value, const void* host, int64_t bytes);
   Status Read(Value value, void* host, int64_t bytes);
+  // The same without waiting, to host or device: `to` holds it when the device was synchronised.
+  Status Fetch(Value value, void* to, int64_t bytes);
 
   const Shape& shape(Value value) const;
   xh_dtype dtype(Value value) const;
@@ -143,6 +147,8 @@ class Graph {
   Value ViewLike(Value root, Value view);
   Value GradientTarget(Value input, bool* accumulate);
   void EmitBackward(const TapeNode& node);
+  Status RunSteps();
+  Status RecordSteps();
   int64_t PlanArena();
   void ResolvePointers();
 
@@ -164,6 +170,8 @@ class Graph {
   int64_t arena_bytes_ = 0;
   int64_t workspace_bytes_ = 0;
   int64_t workspace_offset_ = 0;
+  int64_t runs_ = 0;  // without a profile
+  Capture capture_;   // goes before the plans and the arena
 };
 
 }  // namespace xh

@@ -1,5 +1,7 @@
 #include "core/plugin_check.h"
 
+#include <cstddef>
+
 #include "core/options.h"
 
 namespace xh {
@@ -21,11 +23,17 @@ Status CheckSlots(const char* table, std::initializer_list<Slot> slots) {
   Slot { #name, (table).name != nullptr }
 
 Status CheckBackend(const xh_backend& t) {
-  return CheckSlots("xh_backend", {XH_SLOT(t, device_count), XH_SLOT(t, device_open), XH_SLOT(t, device_close),
-                                   XH_SLOT(t, device_query), XH_SLOT(t, allocate), XH_SLOT(t, release),
-                                   XH_SLOT(t, stream_open), XH_SLOT(t, stream_close), XH_SLOT(t, record),
-                                   XH_SLOT(t, wait), XH_SLOT(t, event_close), XH_SLOT(t, synchronize), XH_SLOT(t, copy),
-                                   XH_SLOT(t, plan_open), XH_SLOT(t, plan_close), XH_SLOT(t, plan_run)});
+  XH_RETURN_IF_ERROR(
+      CheckSlots("xh_backend",
+                 {XH_SLOT(t, device_count), XH_SLOT(t, device_open), XH_SLOT(t, device_close), XH_SLOT(t, device_query),
+                  XH_SLOT(t, allocate), XH_SLOT(t, release), XH_SLOT(t, stream_open), XH_SLOT(t, stream_close),
+                  XH_SLOT(t, record), XH_SLOT(t, wait), XH_SLOT(t, event_close), XH_SLOT(t, synchronize),
+                  XH_SLOT(t, copy), XH_SLOT(t, plan_open), XH_SLOT(t, plan_close), XH_SLOT(t, plan_run)}));
+  if (!XH_COVERS(xh_backend, &t, capture_close)) return absl::OkStatus();
+  const int filled = (t.capture_begin != nullptr) + (t.capture_end != nullptr) + (t.capture_replay != nullptr) +
+                     (t.capture_close != nullptr);
+  if (filled == 0 || filled == 4) return absl::OkStatus();
+  return Incompatible("xh_backend has ", filled, " of the four capture_* slots; allowed: all or none");
 }
 
 Status CheckStage(const xh_stage_table& t) {
@@ -60,6 +68,9 @@ Status CheckText(const xh_text_table& t) {
 
 #undef XH_SLOT
 
+// A table that ends before the slots that may be absent.
+constexpr size_t kOldestBackend = offsetof(xh_backend, capture_begin);
+
 // The table's first field is its struct_size, whatever the kind.
 Status CheckTableSize(const xh_plugin& plugin, const char* table, size_t size) {
   uint32_t given = *static_cast<const uint32_t*>(plugin.table);
@@ -70,7 +81,7 @@ Status CheckTableSize(const xh_plugin& plugin, const char* table, size_t size) {
 Status CheckTable(const xh_plugin& plugin) {
   switch (plugin.kind) {
     case XH_PLUGIN_BACKEND:
-      XH_RETURN_IF_ERROR(CheckTableSize(plugin, "xh_backend", sizeof(xh_backend)));
+      XH_RETURN_IF_ERROR(CheckTableSize(plugin, "xh_backend", kOldestBackend));
       return CheckBackend(*static_cast<const xh_backend*>(plugin.table));
     case XH_PLUGIN_STAGE:
       XH_RETURN_IF_ERROR(CheckTableSize(plugin, "xh_stage_table", sizeof(xh_stage_table)));

@@ -1,6 +1,7 @@
 // ADAMW: AdamW with decoupled weight decay, in f32. With g the gradient times schedule[3]:
 //   m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2
 //   p = p (1 - lr wd) - lr (m / schedule[1]) / (sqrt(v / schedule[2]) + eps)
+// Nothing changes where schedule[3] is not finite.
 #include <cmath>
 
 #include "backends/cpu/arguments.h"
@@ -27,6 +28,7 @@ class AdamwPlan final : public Plan {
 
   void Run(const xh_tensor* args, void*, void*) const override {
     const float* const schedule = static_cast<const float*>(args[kSchedule].data);
+    if (!std::isfinite(schedule[3])) return;
     const Step step = {schedule[0], 1.0f / schedule[1], 1.0f / std::sqrt(schedule[2]), schedule[3],
                        1.0f - schedule[0] * params_.weight_decay};
     RunParts(parts_, blocks_, [&](int64_t first, int64_t last, int) {

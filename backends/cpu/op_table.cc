@@ -30,6 +30,7 @@ constexpr OpEntry kEntries[] = {
     {XH_OP_ALIGN_LOSS, "ALIGN_LOSS", 3, 1, OpenAlignLoss},
     {XH_OP_DISTILL_LOSS, "DISTILL_LOSS", 5, 1, OpenDistillLoss},
     {XH_OP_ADAMW, "ADAMW", 2, 4, OpenAdamw},
+    {XH_OP_CLIP, "CLIP", 2, 1, OpenClip},
 };
 constexpr OpTable kTable = {XH_TEXT(XH_ISA), kEntries, static_cast<int>(sizeof(kEntries) / sizeof(kEntries[0]))};
 

@@ -25,6 +25,7 @@ Refusal OpenSelectHeads(const Request& request, std::unique_ptr<Plan>* out);
 Refusal OpenAlignLoss(const Request& request, std::unique_ptr<Plan>* out);
 Refusal OpenDistillLoss(const Request& request, std::unique_ptr<Plan>* out);
 Refusal OpenAdamw(const Request& request, std::unique_ptr<Plan>* out);
+Refusal OpenClip(const Request& request, std::unique_ptr<Plan>* out);
 
 }  // namespace xh::cpu::XH_ISA
 

@@ -127,9 +127,10 @@ xh_error* PlanRun(const xh_plan* plan, xh_stream* stream, const xh_tensor* args,
   });
 }
 
-const xh_backend kBackend = {sizeof(xh_backend), 0,           DeviceCount, DeviceOpen,  DeviceClose, DeviceQuery,
-                             Allocate,           Release,     StreamOpen,  StreamClose, Record,      Wait,
-                             EventClose,         Synchronize, Copy,        PlanOpen,    PlanClose,   PlanRun};
+const xh_backend kBackend = {
+    sizeof(xh_backend), 0,           DeviceCount, DeviceOpen, DeviceClose, DeviceQuery, Allocate, Release,
+    StreamOpen,         StreamClose, Record,      Wait,       EventClose,  Synchronize, Copy,     PlanOpen,
+    PlanClose,          PlanRun,     nullptr,     nullptr,    nullptr,     nullptr};
 
 #if defined(__x86_64__) && !defined(XH_SINGLE_ISA)
 bool Runnable() { return __builtin_cpu_supports("x86-64-v2") != 0; }

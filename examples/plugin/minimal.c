@@ -204,7 +204,11 @@ static const xh_backend table = {XH_SIZED(xh_backend),
                                  copy,
                                  plan_open,
                                  plan_close,
-                                 plan_run};
+                                 plan_run,
+                                 NULL, /* it records nothing */
+                                 NULL,
+                                 NULL,
+                                 NULL};
 static const xh_plugin plugin = {
     XH_SIZED(xh_plugin), XH_ABI_VERSION, XH_PLUGIN_BACKEND, 1, "minimal", "1.0.0", "Apache-2.0", NULL, &table, NULL};
 

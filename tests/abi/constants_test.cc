@@ -63,6 +63,7 @@ const Constant kConstants[] = {
     {"XH_OP_ALIGN_LOSS", XH_OP_ALIGN_LOSS, 48},
     {"XH_OP_DISTILL_LOSS", XH_OP_DISTILL_LOSS, 49},
     {"XH_OP_ADAMW", XH_OP_ADAMW, 50},
+    {"XH_OP_CLIP", XH_OP_CLIP, 51},
     {"XH_INFER", XH_INFER, 0},
     {"XH_FORWARD", XH_FORWARD, 1},
     {"XH_BACKWARD", XH_BACKWARD, 2},

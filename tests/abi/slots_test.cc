@@ -9,7 +9,7 @@ namespace {
 using xh_abi::Pin;
 
 const Pin kSlots[] = {
-    XH_SIZE(xh_backend, 136),
+    XH_SIZE(xh_backend, 168),
     XH_FIELD(xh_backend, struct_size, 0),
     XH_FIELD(xh_backend, reserved, 4),
     XH_SLOT(xh_backend, device_count, 1),
@@ -28,6 +28,10 @@ const Pin kSlots[] = {
     XH_SLOT(xh_backend, plan_open, 14),
     XH_SLOT(xh_backend, plan_close, 15),
     XH_SLOT(xh_backend, plan_run, 16),
+    XH_SLOT(xh_backend, capture_begin, 17),
+    XH_SLOT(xh_backend, capture_end, 18),
+    XH_SLOT(xh_backend, capture_replay, 19),
+    XH_SLOT(xh_backend, capture_close, 20),
     XH_SIZE(xh_stage_host, 40),
     XH_FIELD(xh_stage_host, struct_size, 0),
     XH_FIELD(xh_stage_host, reserved, 4),

@@ -30,7 +30,8 @@ constexpr Named kOps[] = {{XH_OP_MATMUL, "MATMUL"},
                           {XH_OP_SELECT_HEADS, "SELECT_HEADS"},
                           {XH_OP_ALIGN_LOSS, "ALIGN_LOSS"},
                           {XH_OP_DISTILL_LOSS, "DISTILL_LOSS"},
-                          {XH_OP_ADAMW, "ADAMW"}};
+                          {XH_OP_ADAMW, "ADAMW"},
+                          {XH_OP_CLIP, "CLIP"}};
 
 Coverage& TheCoverage() {
   static Coverage coverage;

@@ -322,6 +322,63 @@ TEST(Adamw, Bf16ParameterFollowsItsMaster) {
     ASSERT_EQ(mixed[2].values[i], RoundTo(XH_BF16, mixed[5].values[i]));
   }
 }
+// How a step is skipped without asking the host.
+TEST(Adamw, AScaleThatIsNotFiniteChangesNothing) {
+  const xh_adamw_params params = {XH_SIZED(xh_adamw_params), 0.9f, 0.95f, 1e-8f, 0.1f};
+  const int64_t n = 1027;
+  const Arg start = Random(XH_F32, {n}, 1), first = Random(XH_F32, {n}, 2), second = Random(XH_F32, {n}, 3);
+  Arg grad = Random(XH_F32, {n}, 4);
+  grad.values[17] = NAN;
+  Op op(XH_OP_ADAMW, params);
+  for (const double scale : {static_cast<double>(NAN), static_cast<double>(INFINITY), -static_cast<double>(INFINITY)}) {
+    const Arg schedule = Of(XH_F32, {4}, {1e-3, 0.1, 0.05, scale}), rounded = Of(XH_BF16, {n}, start.values);
+    std::vector<Arg> single = {grad, schedule, start, first, second, Absent()};
+    std::vector<Arg> mixed = {grad, schedule, rounded, first, second, start};
+    MustRun(op, XH_INFER, &single);
+    MustRun(op, XH_INFER, &mixed);
+    EXPECT_EQ(single[2].values, start.values) << scale;
+    EXPECT_EQ(mixed[5].values, start.values) << scale;
+    EXPECT_EQ(mixed[2].values[5], RoundTo(XH_BF16, start.values[5])) << scale;
+    for (const std::vector<Arg>* args : {&single, &mixed}) {
+      EXPECT_EQ((*args)[3].values, first.values) << scale;
+      EXPECT_EQ((*args)[4].values, second.values) << scale;
+    }
+  }
+}
+double ClipFactor(float limit, const Doubles& squares, const Doubles& sums) {
+  Op op(XH_OP_CLIP, xh_clip_params{XH_SIZED(xh_clip_params), limit});
+  const auto count = [](const Doubles& values) { return static_cast<int64_t>(values.size()); };
+  std::vector<Arg> args = {Of(XH_F32, {count(squares)}, squares),
+                           sums.empty() ? Absent() : Of(XH_F32, {count(sums)}, sums), Output(XH_F32, {1})};
+  MustRun(op, XH_INFER, &args);
+  return args[2].values[0];
+}
+TEST(Clip, FactorByTheNorm) {
+  EXPECT_EQ(ClipFactor(1.0f, {9.0, 16.0}, {}), RoundTo(XH_F32, 0.2));
+  EXPECT_EQ(ClipFactor(5.0f, {9.0, 16.0}, {1.0, -2.0}), 1.0) << "a norm of the limit is not clipped";
+  EXPECT_EQ(ClipFactor(0.0f, {9.0, 16.0}, {1.0}), 1.0) << "a limit of 0 clips nothing";
+  EXPECT_EQ(ClipFactor(1.0f, {0.0}, {}), 1.0);
+  EXPECT_NEAR(ClipFactor(1.0f, Doubles(1000, 3e38), {}) * std::sqrt(3e41), 1.0, 1e-6) << "summed in double";
+}
+TEST(Clip, WhatIsNotFiniteSkipsTheStep) {
+  for (const double wrong : {static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
+    for (const float limit : {0.0f, 1.0f}) {
+      EXPECT_TRUE(std::isnan(ClipFactor(limit, {9.0, wrong}, {}))) << limit << ' ' << wrong;
+      EXPECT_TRUE(std::isnan(ClipFactor(limit, {9.0}, {1.0, wrong, 1.0}))) << limit << ' ' << wrong;
+    }
+  }
+  EXPECT_TRUE(
+      std::isnan(ClipFactor(1.0f, {1.0}, Doubles{static_cast<double>(INFINITY), -static_cast<double>(INFINITY)})));
+}
+TEST(Clip, RefusesBadParameters) {
+  const Arg x = Random(XH_F32, {3}, 1);
+  Op negative(XH_OP_CLIP, xh_clip_params{XH_SIZED(xh_clip_params), -1.0f});
+  const Outcome limit = OpenOrGap(negative, XH_INFER, {x, Absent(), Output(XH_F32, {1})});
+  EXPECT_EQ(limit.code, XH_INVALID_ARGUMENT);
+  EXPECT_TRUE(Names(limit.message, {"limit"})) << limit.message;
+  Op op(XH_OP_CLIP, xh_clip_params{XH_SIZED(xh_clip_params), 1.0f});
+  EXPECT_EQ(OpenOrGap(op, XH_INFER, {x, Absent(), Output(XH_F32, {2})}).code, XH_INVALID_ARGUMENT);
+}
 TEST(Adamw, RefusesBadParameters) {
   Op op(XH_OP_ADAMW, xh_adamw_params{XH_SIZED(xh_adamw_params), 1.0f, 0.95f, 1e-8f, 0.1f});
   const Arg x = Random(XH_F32, {3}, 1);

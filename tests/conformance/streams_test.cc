@@ -177,6 +177,46 @@ TEST(Streams, WaitingForAnEventSeesWhatCameBeforeIt) {
   Backend().stream_close(second);
 }
 
+void CopyOnDevice(OpenDeviceScope* scope, const DeviceMemory& to, const DeviceMemory& from) {
+  EXPECT_EQ(TakeError(Backend().copy(scope->stream(), to.device(), from.device(), from.bytes())).message, "");
+}
+
+// Recording is optional, and so is recording these ops.
+TEST(Capture, NotesWorkAndRepeatsIt) {
+  if (!XH_COVERS(xh_backend, &Backend(), capture_close) || Backend().capture_begin == nullptr) return;
+  for (MakeWork make : kWorks) {
+    OpenDeviceScope scope;
+    const Work works[2] = {make(1), make(50)};
+    const Plan plan(&scope, works[0]);
+    ASSERT_NE(plan.get(), nullptr);
+    const std::string expected[2] = {Alone(&scope, plan, works[0]), Alone(&scope, plan, works[1])};
+    Operands operands(&scope, works[0].args, plan.info()), others(&scope, works[1].args, plan.info());
+    const size_t output = works[0].output;
+    const std::string untouched = operands.Bytes(output);
+    DeviceMemory copied(operands.memory(output).bytes());
+    copied.Upload(scope.device(), scope.stream());
+    ASSERT_EQ(TakeError(Backend().capture_begin(scope.stream())).message, "");
+    const Outcome noted = operands.Run(plan.get(), scope.stream());
+    if (noted.code == 0) CopyOnDevice(&scope, copied, operands.memory(output));
+    xh_capture* capture = nullptr;
+    const Outcome ended = TakeError(Backend().capture_end(scope.stream(), &capture));
+    if (noted.code == XH_UNSUPPORTED || ended.code == XH_UNSUPPORTED) continue;
+    ASSERT_EQ(noted.message + ended.message, "");
+    EXPECT_EQ(operands.Bytes(output), untouched) << "noted, not executed";
+    for (const size_t i : {0, 1, 1}) {
+      for (size_t arg = 0; i == 1 && arg < output; ++arg) {
+        CopyOnDevice(&scope, operands.memory(arg), others.memory(arg));
+      }
+      ASSERT_EQ(TakeError(Backend().capture_replay(capture, scope.stream())).message, "");
+      ASSERT_EQ(TakeError(Backend().synchronize(scope.stream())).message, "");
+      EXPECT_EQ(operands.Bytes(output), expected[i]);
+      copied.Download();
+      EXPECT_EQ(std::string(copied.host(), static_cast<size_t>(copied.bytes())), expected[i]);
+    }
+    Backend().capture_close(capture);
+  }
+}
+
 TEST(Streams, TheSameRunGivesTheSameBits) {
   for (MakeWork make : kWorks) {
     OpenDeviceScope scope;

@@ -96,9 +96,28 @@ xh_error* RunPlan(const xh_plan*, xh_stream*, const xh_tensor*, int32_t, void*, 
   return PluginHost()->error_new(XH_DEVICE_LOST, "fake", "unplugged");
 }
 
-constexpr xh_backend kBackend = {
-    XH_SIZED(xh_backend), 0,      Count, OpenDevice, CloseDevice, Query, Allocate, Release,   OpenStream,
-    CloseStream,          Record, Wait,  CloseEvent, Synchronize, Copy,  OpenPlan, ClosePlan, RunPlan};
+constexpr xh_backend kBackend = {XH_SIZED(xh_backend),
+                                 0,
+                                 Count,
+                                 OpenDevice,
+                                 CloseDevice,
+                                 Query,
+                                 Allocate,
+                                 Release,
+                                 OpenStream,
+                                 CloseStream,
+                                 Record,
+                                 Wait,
+                                 CloseEvent,
+                                 Synchronize,
+                                 Copy,
+                                 OpenPlan,
+                                 ClosePlan,
+                                 RunPlan,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr};
 
 class DeviceTest : public ::testing::Test {
  protected:

@@ -55,7 +55,8 @@ class Check {
   void Table(const xh_plugin& plugin) {
     switch (plugin.kind) {
       case XH_PLUGIN_BACKEND:
-        return Sized<xh_backend>(plugin, "xh_backend", [this](const xh_backend& t) { Backend(t); });
+        return Sized<xh_backend>(
+            plugin, "xh_backend", [this](const xh_backend& t) { Backend(t); }, offsetof(xh_backend, capture_begin));
       case XH_PLUGIN_STAGE:
         return Sized<xh_stage_table>(plugin, "xh_stage_table", [this](const xh_stage_table& t) { Stage(t); });
       case XH_PLUGIN_MERGE:
@@ -68,9 +69,9 @@ class Check {
   }
 
   template <class T, class Next>
-  void Sized(const xh_plugin& plugin, const char* name, Next next) {
+  void Sized(const xh_plugin& plugin, const char* name, Next next, size_t least = sizeof(T)) {
     const T& table = *static_cast<const T*>(plugin.table);
-    if (table.struct_size >= sizeof(T)) return next(table);
+    if (table.struct_size >= least) return next(table);
     Fault(std::string(name) + ".struct_size is " + std::to_string(table.struct_size) + ", XH_SIZED(" + name + ") is " +
           std::to_string(sizeof(T)));
   }
@@ -94,6 +95,10 @@ class Check {
            XH_SLOT(t, allocate), XH_SLOT(t, release), XH_SLOT(t, stream_open), XH_SLOT(t, stream_close),
            XH_SLOT(t, record), XH_SLOT(t, wait), XH_SLOT(t, event_close), XH_SLOT(t, synchronize), XH_SLOT(t, copy),
            XH_SLOT(t, plan_open), XH_SLOT(t, plan_close), XH_SLOT(t, plan_run)});
+    if (!XH_COVERS(xh_backend, &t, capture_close)) return;
+    const int filled = (t.capture_begin != nullptr) + (t.capture_end != nullptr) + (t.capture_replay != nullptr) +
+                       (t.capture_close != nullptr);
+    if (filled != 0 && filled != 4) Fault("xh_backend has " + std::to_string(filled) + " of the four capture_* slots");
   }
 
   void Stage(const xh_stage_table& t) {

@@ -53,6 +53,7 @@ typedef struct xh_device xh_device;
 typedef struct xh_stream xh_stream;
 typedef struct xh_event xh_event;
 typedef struct xh_plan xh_plan;
+typedef struct xh_capture xh_capture;
 
 /* Operations. Letters: M rows, D model width, B batch, T tokens, H query heads, V vocabulary or KV key/value heads by
  * context, d head dimension, n features. Row vectors; "->" separates inputs from outputs; [..]? is optional (absent:
@@ -140,8 +141,13 @@ enum {
   XH_OP_DISTILL_LOSS = 49,
   /* grad f32[N], schedule f32[4] = { lr, 1 - beta1^t, 1 - beta2^t, gradient scale }
    * -> param[N], first f32[N], second f32[N], master f32[N]? (the f32 parameter when param is bf16), all in place.
-   * Decoupled weight decay. INFER only. xh_adamw_params. */
-  XH_OP_ADAMW = 50
+   * Decoupled weight decay. A gradient scale that is not finite changes nothing: how a step is skipped without asking
+   * the host. INFER only. xh_adamw_params. */
+  XH_OP_ADAMW = 50,
+  /* squares f32[N], sums f32[S]? -> factor f32[1], the gradient scale of XH_OP_ADAMW: with norm = sqrt(sum of squares),
+   * in double, limit / norm where 0 < limit < norm, else 1; NaN where one of the squares or sums is not finite. INFER
+   * only. xh_clip_params. */
+  XH_OP_CLIP = 51
 };
 
 typedef int32_t xh_pass;
@@ -224,6 +230,10 @@ typedef struct xh_adamw_params {
   uint32_t struct_size;
   float beta1, beta2, eps, weight_decay;
 } xh_adamw_params;
+typedef struct xh_clip_params {
+  uint32_t struct_size;
+  float limit; /* largest norm; 0: not clipped */
+} xh_clip_params;
 
 typedef struct xh_op_desc {
   uint32_t struct_size;
@@ -245,9 +255,10 @@ typedef struct xh_plan_info {
   const char* implementation; /* for logs; lives as long as the plan */
 } xh_plan_info;
 
-/* Sixteen functions. `plan_open` answers capability, implementation and memory in one; XH_UNSUPPORTED with a reason is
- * an ordinary answer. A plan is immutable and may run on several streams at once with different workspaces. Nothing is
- * allocated in plan_run. Errors of asynchronous work surface at synchronize or wait and name the first failed plan. */
+/* Sixteen functions, and four that may be NULL. `plan_open` answers capability, implementation and memory in one;
+ * XH_UNSUPPORTED with a reason is an ordinary answer. A plan is immutable and may run on several streams at once with
+ * different workspaces. Nothing is allocated in plan_run. Errors of asynchronous work surface at synchronize or wait
+ * and name the first failed plan. */
 typedef struct xh_backend {
   uint32_t struct_size;
   uint32_t reserved;
@@ -256,7 +267,9 @@ typedef struct xh_backend {
   xh_error* (*device_open)(int32_t index, const xh_option* options, int64_t count, xh_device** out);
   void (*device_close)(xh_device* device);
   /* Facts by key: "name" (text), "memory_bytes" (int), "threads" (int), "isa" (text), "host_memory" (bool: host
-   * pointers and device pointers are the same). Unknown key: XH_NOT_FOUND. Text lives as long as the device. */
+   * pointers and device pointers are the same), "free_bytes" (int, optional: of memory_bytes, what nobody holds now),
+   * "prefill_tokens" (int, optional: most tokens of a sequence that are worth reading at once, 256 where it is not
+   * said). Unknown key: XH_NOT_FOUND. Text lives as long as the device. */
   xh_error* (*device_query)(xh_device* device, const char* key, xh_option* out);
   xh_error* (*allocate)(xh_device* device, int64_t bytes, int64_t alignment, void** out);
   void (*release)(xh_device* device, void* memory);
@@ -273,6 +286,17 @@ typedef struct xh_backend {
   void (*plan_close)(xh_plan* plan);
   xh_error* (*plan_run)(const xh_plan* plan, xh_stream* stream, const xh_tensor* args, int32_t arg_count,
                         void* workspace, void* saved);
+  /* Optional, all four or none (NULL, or a struct_size that ends before them): work noted once and repeated with one
+   * call, a CUDA graph. Between begin and end the stream takes plan_run and copies from device to device alone; they
+   * are noted, not executed, and anything else on it is XH_INVALID_STATE. After an error in between, end is still
+   * called and gives none. replay repeats what was noted, in order, on the same memory, as often as wanted and on any
+   * stream of the device, one replay at a time; plans, memory and workspaces must live until capture_close.
+   * XH_UNSUPPORTED from begin, end or a plan_run in between is an ordinary answer: the host runs the plans one by one.
+   */
+  xh_error* (*capture_begin)(xh_stream* stream);
+  xh_error* (*capture_end)(xh_stream* stream, xh_capture** out);
+  xh_error* (*capture_replay)(const xh_capture* capture, xh_stream* stream);
+  void (*capture_close)(xh_capture* capture);
 } xh_backend;
 
 /* ---- stages ---------------------------------------------------------------------------------------------------- */

@@ -1,0 +1,54 @@
+// CLIP: the factor of the gradients by their norm, NaN where a step has to be skipped.
+#include <cmath>
+
+#include "backends/cpu/arguments.h"
+#include "backends/cpu/ops.h"
+
+namespace xh::cpu::XH_ISA {
+namespace {
+
+enum { kSquares, kSums, kFactor };
+
+class ClipPlan final : public Plan {
+ public:
+  ClipPlan(const Dims& dims, float limit) : squares_(dims['N']), sums_(dims['S']), limit_(limit) {
+    implementation = "double";
+  }
+
+  void Run(const xh_tensor* args, void*, void*) const override {
+    const float* const squares = static_cast<const float*>(args[kSquares].data);
+    const float* const sums = static_cast<const float*>(args[kSums].data);
+    double total = 0.0, check = 0.0;  // 0 times what is not finite is NaN
+    for (int64_t n = 0; n < squares_; ++n) total += squares[n];
+    for (int64_t s = 0; s < sums_; ++s) check += 0.0 * sums[s];
+    const double norm = std::sqrt(total), limit = limit_;
+    const double factor = limit > 0.0 && norm > limit ? limit / norm : 1.0;
+    *static_cast<float*>(args[kFactor].data) = static_cast<float>(std::isfinite(norm + check) ? factor : NAN);
+  }
+
+ private:
+  int64_t squares_, sums_;  // sums_ -1: absent
+  float limit_;
+};
+
+}  // namespace
+
+Refusal OpenClip(const Request& request, std::unique_ptr<Plan>* out) {
+  Dims dims;
+  Refusal refusal = RequireInfer("CLIP", request);
+  if (refusal.code != 0) return refusal;
+  refusal = CheckArguments("CLIP", request, {{"squares", "N", Type::kF32, 0}, {"sums", "S", Type::kF32, kOptional}},
+                           {{"factor", "1", Type::kF32, 0}}, &dims);
+  if (refusal.code != 0) return refusal;
+  xh_clip_params params = {};
+  refusal = Params("CLIP", request, &params);
+  if (refusal.code != 0) return refusal;
+  if (dims['1'] != 1) return Invalid("CLIP: factor has " + std::to_string(dims['1']) + " elements, expected 1");
+  if (!(params.limit >= 0.0f)) {
+    return Invalid("CLIP: limit is " + std::to_string(params.limit) + ", allowed is 0 (not clipped) and more");
+  }
+  *out = std::make_unique<ClipPlan>(dims, params.limit);
+  return {};
+}
+
+}  // namespace xh::cpu::XH_ISA
