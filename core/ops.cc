@@ -26,6 +26,7 @@ constexpr OpTraits kTraits[] = {
     {XH_OP_ALIGN_LOSS, "align_loss", 0b111, 0, true},
     {XH_OP_DISTILL_LOSS, "distill_loss", 0b11111, 0, true},
     {XH_OP_ADAMW, "adamw", 0, 0, false},
+    {XH_OP_CLIP, "clip", 0, 0, false},
 };
 
 Value One(Graph& graph, xh_op op, const std::vector<Value>& inputs, const OutputType& output) {
@@ -175,6 +176,11 @@ Value Reduce(Graph& graph, Value x, xh_reduce_kind kind) {
 void AdamW(Graph& graph, Value gradient, Value schedule, Value param, Value first, Value second, Value master,
            const xh_adamw_params& params) {
   graph.Emit(XH_OP_ADAMW, XH_INFER, &params, sizeof(params), {gradient, schedule, param, first, second, master});
+}
+
+void Clip(Graph& graph, Value squares, Value sums, Value factor, double limit) {
+  const xh_clip_params params{XH_SIZED(xh_clip_params), static_cast<float>(limit)};
+  graph.Emit(XH_OP_CLIP, XH_INFER, &params, sizeof(params), {squares, sums, factor});
 }
 
 void Fill(Graph& graph, Value target, float value) {

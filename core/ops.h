@@ -56,6 +56,8 @@ Value DistillLoss(Graph& graph, Value logits, Value targets, const TopK* teacher
 Value Reduce(Graph& graph, Value x, xh_reduce_kind kind);
 void AdamW(Graph& graph, Value gradient, Value schedule, Value param, Value first, Value second, Value master,
            const xh_adamw_params& params);
+// squares f32[N], sums f32[S]? -> factor f32[1], which may be a part of something else
+void Clip(Graph& graph, Value squares, Value sums, Value factor, double limit);
 void Fill(Graph& graph, Value target, float value);
 
 }  // namespace xh

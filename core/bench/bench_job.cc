@@ -64,7 +64,9 @@ class BenchJob : public Job {
 
  private:
   int64_t repeats() const { return recipe_["repeats"].get<int64_t>(); }
-  StepShape shape() const { return {recipe_["micro_batch"].get<int64_t>(), recipe_["context"].get<int64_t>(), XH_F32}; }
+  StepShape shape() const {
+    return {recipe_["micro_batch"].get<int64_t>(), 1, recipe_["context"].get<int64_t>(), XH_F32};
+  }
 
   Status MeasureCeilings() {
     XH_ASSIGN_OR_RETURN(teacher_, Model::Load(runtime_, recipe_["model"], XH_F32));
@@ -89,12 +91,13 @@ class BenchJob : public Job {
                         StepProgram::Build(*teacher_, student, gradient_of, loss, shape()));
     const int64_t tokens = shape().rows * shape().tokens;
     const std::vector<int32_t> ids = MadeUpTokens(tokens + 1, teacher_->config.vocab_size);
+    XH_RETURN_IF_ERROR(optimizer->Compile(program->sums(), program->sum_count()));
     auto step = [&]() -> Status {
-      LossSums sums = program->ZeroSums();
       XH_RETURN_IF_ERROR(optimizer->ZeroGradients());
-      XH_RETURN_IF_ERROR(program->Run(ids.data(), ids.data() + 1, nullptr, 1.0f / static_cast<float>(tokens), &sums));
-      XH_RETURN_IF_ERROR(optimizer->GradientNorm().status());
-      return optimizer->Update(0, 1);
+      XH_RETURN_IF_ERROR(program->Run(0, ids.data(), ids.data() + 1, nullptr, 1.0f / static_cast<float>(tokens)));
+      XH_RETURN_IF_ERROR(optimizer->Update(0));
+      XH_RETURN_IF_ERROR(program->FetchSums());
+      return optimizer->Finish().status();
     };
     XH_ASSIGN_OR_RETURN(double seconds, MedianSeconds(repeats(), step));
     std::map<std::string, OpTime> times;
@@ -108,7 +111,7 @@ class BenchJob : public Job {
                 {"ceiling", "product"},
                 {"share", rate / product_},
                 {"flops_per_token", flops},
-                {"memory_bytes", program->arena_bytes() + optimizer->bytes()},
+                {"memory_bytes", program->memory_bytes() + optimizer->bytes()},
                 {"ops", json::array()}};
     for (const auto& [op, time] : times) {
       row["ops"].push_back({{"op", op}, {"calls", time.calls}, {"share", time.seconds / seconds}});

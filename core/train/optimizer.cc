@@ -14,13 +14,14 @@ constexpr int64_t kColumns = 256;
 
 }  // namespace
 
-Optimizer::Optimizer(std::shared_ptr<Device> device) : device_(device), zero_(device), norm_(device), update_(device) {}
+Optimizer::Optimizer(std::shared_ptr<Device> device) : device_(device), zero_(device), update_(device) {}
 
 StatusOr<std::unique_ptr<Optimizer>> Optimizer::Create(std::shared_ptr<Device> device,
                                                        const std::map<std::string, Weight>& trained,
-                                                       const AdamWOptions& options) {
+                                                       const AdamWOptions& options, double clip) {
   std::unique_ptr<Optimizer> optimizer(new Optimizer(std::move(device)));
   optimizer->options_ = options;
+  optimizer->clip_ = clip;
   for (const auto& [name, weight] : trained) {
     const int64_t size = ElementCount(weight.shape);
     optimizer->slots_.push_back({name, weight, size, optimizer->padded_});
@@ -29,7 +30,6 @@ StatusOr<std::unique_ptr<Optimizer>> Optimizer::Create(std::shared_ptr<Device> d
     optimizer->has_master_ = optimizer->has_master_ || weight.dtype != XH_F32;
   }
   XH_RETURN_IF_ERROR(optimizer->Allocate());
-  XH_RETURN_IF_ERROR(optimizer->BuildGraphs(options));
   XH_RETURN_IF_ERROR(optimizer->Start());
   return optimizer;
 }
@@ -47,24 +47,31 @@ Status Optimizer::Allocate() {
 
 int64_t Optimizer::bytes() const { return gradient_.bytes() + first_.bytes() + second_.bytes() + master_.bytes(); }
 
-Status Optimizer::BuildGraphs(const AdamWOptions& options) {
-  Fill(zero_, zero_.External(gradient_.data(), XH_F32, {padded_}), 0);
-  XH_RETURN_IF_ERROR(zero_.Compile());
+Value Optimizer::ReportRows(int64_t first, int64_t count) {
+  return update_.View(update_.Rows(report_, first, count), {count});
+}
 
-  Value rows = norm_.External(gradient_.data(), XH_F32, {padded_ / kColumns, kColumns});
-  squares_ = Reduce(norm_, rows, XH_REDUCE_SUM_SQUARES);
-  norm_.Keep(squares_);
-  XH_RETURN_IF_ERROR(norm_.Compile());
+// The norm of all gradients, and from it what they are multiplied with: the last number of the schedule.
+void Optimizer::DeclareClip(float* sums, int64_t sum_count) {
+  const xh_reduce_params squares{XH_SIZED(xh_reduce_params), XH_REDUCE_SUM_SQUARES};
+  const Value rows = update_.External(gradient_.data(), XH_F32, {padded_ / kColumns, kColumns});
+  update_.Emit(XH_OP_REDUCE, XH_INFER, &squares, sizeof(squares), {rows, ReportRows(0, kColumns)});
+  const Value watched = sum_count > 0 ? update_.External(sums, XH_F32, {sum_count}) : kAbsent;
+  Clip(update_, ReportRows(0, kColumns), watched, ReportRows(kColumns + 3, 1), clip_);
+}
 
-  schedule_ = update_.Input(XH_F32, {4});
+Status Optimizer::Compile(float* sums, int64_t sum_count) {
+  report_ = update_.Input(XH_F32, {kColumns + 4, 1});
+  schedule_value_ = ReportRows(kColumns, 4);
+  DeclareClip(sums, sum_count);
   for (const Slot& slot : slots_) {
     const bool decays = slot.weight.shape.size() >= 2;
-    const xh_adamw_params params{XH_SIZED(xh_adamw_params), static_cast<float>(options.beta1),
-                                 static_cast<float>(options.beta2), static_cast<float>(options.eps),
-                                 decays ? static_cast<float>(options.weight_decay) : 0.0f};
+    const xh_adamw_params params{XH_SIZED(xh_adamw_params), static_cast<float>(options_.beta1),
+                                 static_cast<float>(options_.beta2), static_cast<float>(options_.eps),
+                                 decays ? static_cast<float>(options_.weight_decay) : 0.0f};
     auto piece = [&](const Buffer& buffer) { return update_.External(At(buffer, slot), XH_F32, {slot.size}); };
     Value master = slot.weight.dtype == XH_F32 ? kAbsent : piece(master_);
-    AdamW(update_, piece(gradient_), schedule_,
+    AdamW(update_, piece(gradient_), schedule_value_,
           update_.External(slot.weight.buffer->data(), slot.weight.dtype, {slot.size}), piece(first_), piece(second_),
           master, params);
   }
@@ -73,6 +80,8 @@ Status Optimizer::BuildGraphs(const AdamWOptions& options) {
 
 // Moments of zero, masters equal to the parameters.
 Status Optimizer::Start() {
+  Fill(zero_, zero_.External(gradient_.data(), XH_F32, {padded_}), 0);
+  XH_RETURN_IF_ERROR(zero_.Compile());
   Graph start(device_);
   Fill(start, start.External(first_.data(), XH_F32, {padded_}), 0);
   Fill(start, start.External(second_.data(), XH_F32, {padded_}), 0);
@@ -97,24 +106,25 @@ float* Optimizer::GradientOf(const std::string& parameter) const {
 
 Status Optimizer::ZeroGradients() { return zero_.Run(); }
 
-StatusOr<double> Optimizer::GradientNorm() {
-  XH_RETURN_IF_ERROR(norm_.Run());
-  float squares[kColumns];
-  XH_RETURN_IF_ERROR(norm_.Read(squares_, squares, sizeof(squares)));
-  double sum = 0;
-  for (float square : squares) sum += square;
-  return std::sqrt(sum);
+Status Optimizer::Update(double learning_rate) {
+  const double count = static_cast<double>(updates_ + 1);
+  schedule_[0] = static_cast<float>(learning_rate);
+  schedule_[1] = static_cast<float>(1 - std::pow(options_.beta1, count));
+  schedule_[2] = static_cast<float>(1 - std::pow(options_.beta2, count));
+  XH_RETURN_IF_ERROR(update_.Write(schedule_value_, schedule_, sizeof(schedule_)));
+  return update_.Run();
 }
 
-Status Optimizer::Update(double learning_rate, double gradient_scale) {
-  const double count = static_cast<double>(updates_ + 1);
-  const float schedule[4] = {static_cast<float>(learning_rate), static_cast<float>(1 - std::pow(options_.beta1, count)),
-                             static_cast<float>(1 - std::pow(options_.beta2, count)),
-                             static_cast<float>(gradient_scale)};
-  XH_RETURN_IF_ERROR(update_.Write(schedule_, schedule, sizeof(schedule)));
-  XH_RETURN_IF_ERROR(update_.Run());
-  ++updates_;
-  return absl::OkStatus();
+StatusOr<Optimizer::Outcome> Optimizer::Finish() {
+  float report[kColumns + 4];
+  XH_RETURN_IF_ERROR(update_.Read(report_, report, sizeof(report)));
+  Outcome outcome;
+  double squares = 0;
+  for (int64_t i = 0; i < kColumns; ++i) squares += report[i];
+  outcome.gradient_norm = std::sqrt(squares);
+  outcome.skipped = !std::isfinite(report[kColumns + 3]);
+  if (!outcome.skipped) ++updates_;
+  return outcome;
 }
 
 std::vector<OptimizerTensor> Optimizer::Tensors() const {

@@ -24,17 +24,25 @@ struct OptimizerTensor {
 // here. Weight decay acts on parameters of rank 2 and more: biases, gates' offsets and norms keep their scale.
 class Optimizer {
  public:
+  // `clip`: largest norm of all gradients together, 0: not clipped.
   static StatusOr<std::unique_ptr<Optimizer>> Create(std::shared_ptr<Device> device,
                                                      const std::map<std::string, Weight>& trained,
-                                                     const AdamWOptions& options);
+                                                     const AdamWOptions& options, double clip = 0);
+  // Before the first Update. `sums`: f32 on the device, which must be finite like the gradients; NULL for none.
+  Status Compile(float* sums = nullptr, int64_t sum_count = 0);
 
   // Where the gradient of a parameter is gathered, f32; NULL when it does not train.
   float* GradientOf(const std::string& parameter) const;
   Status ZeroGradients();
-  // Square root of the sum of squares of all gradients; not finite when one of them is not.
-  StatusOr<double> GradientNorm();
-  // One AdamW step with the gradients times `gradient_scale`. Counts as update number updates() + 1.
-  Status Update(double learning_rate, double gradient_scale);
+  // Queues one AdamW step, update number updates() + 1. The device decides by itself whether it is clipped, and skips
+  // it when a gradient or a sum is not finite.
+  Status Update(double learning_rate);
+  struct Outcome {
+    double gradient_norm = 0;  // before clipping; not finite when a gradient is not
+    bool skipped = false;      // nothing was changed
+  };
+  // Waits for the device and says what became of the Update.
+  StatusOr<Outcome> Finish();
 
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates) { updates_ = updates; }
@@ -53,7 +61,8 @@ class Optimizer {
 
   explicit Optimizer(std::shared_ptr<Device> device);
   Status Allocate();
-  Status BuildGraphs(const AdamWOptions& options);
+  void DeclareClip(float* sums, int64_t sum_count);
+  Value ReportRows(int64_t first, int64_t count);
   Status Start();
   float* At(const Buffer& buffer, const Slot& slot) const { return static_cast<float*>(buffer.data()) + slot.offset; }
 
@@ -65,9 +74,11 @@ class Optimizer {
   int64_t padded_ = 0;  // floats in each of the buffers
   int64_t updates_ = 0;
   Buffer gradient_, first_, second_, master_;
-  Graph zero_, norm_, update_;
-  Value squares_;   // f32[kColumns] of norm_
-  Value schedule_;  // f32[4] of update_
+  double clip_ = 0;
+  Graph zero_, update_;
+  Value schedule_value_;  // the last 4 of report_
+  Value report_;  // f32 of update_: kColumns sums of squares, then the schedule, whose last is not finite when skipped
+  float schedule_[4] = {};  // as written: the copy may be made later
 };
 
 }  // namespace xh

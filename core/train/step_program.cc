@@ -23,6 +23,8 @@ StepProgram::StepProgram(const Model& teacher, const Student& student, const Gra
   if (shape.reset_at_document) input_.start = graph_.Input(XH_I32, {shape.rows, shape.tokens});
   targets_ = graph_.Input(XH_I32, {tokens, 1});
   scale_ = graph_.Input(XH_F32, {1});
+  sums_ = graph_.Input(XH_F32, {std::max(student.config.layer_count, (tokens + kLogitsRows - 1) / kLogitsRows), 2});
+  if (shape.reset_at_document) positions_.resize(static_cast<size_t>(shape.micro_batches * tokens));
   // Sequences begin at position 0. Constants get their content once, after Compile.
   input_.position = graph_.Input(XH_I32, {shape.reset_at_document ? tokens : shape.rows});
   input_.rope_table = Filled(RopeTableShape(teacher.config, shape.tokens), RopeTable(teacher.config, shape.tokens));
@@ -58,8 +60,11 @@ StatusOr<std::unique_ptr<StepProgram>> StepProgram::Build(const Model& teacher, 
   } else {
     program->BuildDistillation(loss);
   }
-  for (Value sum : program->sums_) program->graph_.Keep(sum);
+  if (program->pair_count_ > 0) program->used_sums_ = program->graph_.Rows(program->sums_, 0, program->pair_count_);
   XH_RETURN_IF_ERROR(program->graph_.Compile());
+  const int64_t floats = program->sum_count();
+  XH_ASSIGN_OR_RETURN(program->step_sums_, teacher.device->Allocate(floats * static_cast<int64_t>(sizeof(float))));
+  program->host_sums_.resize(static_cast<size_t>(floats));
   XH_RETURN_IF_ERROR(program->WriteConstants());
   return program;
 }
@@ -74,6 +79,9 @@ Status StepProgram::WriteConstants() {
   }
   return graph_.device().Synchronize();
 }
+
+// Where the next sums of a micro-batch go: side by side, so that one copy takes all of them.
+Value StepProgram::NextPair() { return graph_.View(graph_.Rows(sums_, pair_count_++, 1), {2}); }
 
 // ---- alignment (SPEC.md 3) ----
 
@@ -98,7 +106,7 @@ void StepProgram::BuildAlignment(const DeclaredLoss& loss) {
 
 void StepProgram::AddAlignment(int64_t layer, Value student, Value teacher) {
   if (student.id == teacher.id) return;  // a kept attention: the graph declared it once
-  sums_.push_back(AlignLoss(graph_, student, teacher, scale_));
+  graph_.Emit(XH_OP_CAST, XH_INFER, nullptr, 0, {AlignLoss(graph_, student, teacher, scale_), NextPair()});
   zero_sums_.layers.push_back({layer, 0, 0});
 }
 
@@ -127,8 +135,7 @@ void StepProgram::AddLogitsBlock(const DeclaredLoss& loss, Value student_rows, V
   Value losses = DistillLoss(graph_, logits, targets, &top, scale_, loss.distill);   // [M,2]
   // Not by Reduce: the losses lie on the tape, and nothing flows back through their sum.
   const xh_reduce_params sum{XH_SIZED(xh_reduce_params), XH_REDUCE_SUM};
-  sums_.push_back(graph_.Uninitialized({XH_F32, {2}}));
-  graph_.Emit(XH_OP_REDUCE, XH_INFER, &sum, sizeof(sum), {losses, sums_.back()});
+  graph_.Emit(XH_OP_REDUCE, XH_INFER, &sum, sizeof(sum), {losses, NextPair()});
 }
 
 // values - logsumexp(logits): what the tail bucket wants of the teacher, [M,k]. No op gives the logsumexp, but the
@@ -153,37 +160,46 @@ Value StepProgram::LogProbabilities(Value logits, Value values, int32_t top_k) {
 // ---- run ----
 
 // Starts of documents, and every token's position in its own.
-Status StepProgram::WriteDocuments(const int32_t* starts) {
-  std::vector<int32_t> positions(static_cast<size_t>(shape_.rows * shape_.tokens));
-  for (size_t i = 0; i < positions.size(); ++i) {
-    positions[i] = static_cast<int32_t>(i % static_cast<size_t>(shape_.tokens)) - starts[i];
-  }
-  const auto bytes = static_cast<int64_t>(positions.size() * sizeof(int32_t));
+Status StepProgram::WriteDocuments(int64_t index, const int32_t* starts) {
+  const int64_t tokens = shape_.rows * shape_.tokens;
+  int32_t* const positions = positions_.data() + index * tokens;
+  for (int64_t i = 0; i < tokens; ++i) positions[i] = static_cast<int32_t>(i % shape_.tokens) - starts[i];
+  const int64_t bytes = tokens * static_cast<int64_t>(sizeof(int32_t));
   XH_RETURN_IF_ERROR(graph_.Write(input_.start, starts, bytes));
-  XH_RETURN_IF_ERROR(graph_.Write(input_.position, positions.data(), bytes));
-  return graph_.device().Synchronize();
+  return graph_.Write(input_.position, positions, bytes);
 }
 
-Status StepProgram::Run(const int32_t* ids, const int32_t* targets, const int32_t* starts, float scale,
-                        LossSums* sums) {
+Status StepProgram::Run(int64_t index, const int32_t* ids, const int32_t* targets, const int32_t* starts, float scale) {
   const int64_t bytes = shape_.rows * shape_.tokens * static_cast<int64_t>(sizeof(int32_t));
   XH_RETURN_IF_ERROR(graph_.Write(input_.ids, ids, bytes));
   XH_RETURN_IF_ERROR(graph_.Write(targets_, targets, bytes));
-  if (shape_.reset_at_document) XH_RETURN_IF_ERROR(WriteDocuments(starts));
-  XH_RETURN_IF_ERROR(graph_.Write(scale_, &scale, sizeof(scale)));
+  if (shape_.reset_at_document) XH_RETURN_IF_ERROR(WriteDocuments(index, starts));
+  scale_content_ = scale;
+  XH_RETURN_IF_ERROR(graph_.Write(scale_, &scale_content_, sizeof(scale_content_)));
   XH_RETURN_IF_ERROR(graph_.Run());
-  for (size_t i = 0; i < sums_.size(); ++i) {
-    float pair[2];
-    XH_RETURN_IF_ERROR(graph_.Read(sums_[i], pair, sizeof(pair)));
-    if (sums->layers.empty()) {
-      sums->cross_entropy += pair[0];
-      sums->kl += pair[1];
+  if (pair_count_ == 0) return absl::OkStatus();
+  const int64_t floats = 2 * pair_count_;
+  return graph_.Fetch(used_sums_, sums() + index * floats, floats * static_cast<int64_t>(sizeof(float)));
+}
+
+Status StepProgram::FetchSums() {
+  return graph_.device().Copy(host_sums_.data(), sums(), sum_count() * static_cast<int64_t>(sizeof(float)));
+}
+
+LossSums StepProgram::Sums() const {
+  LossSums sums = zero_sums_;
+  for (int64_t i = 0; i < shape_.micro_batches * pair_count_; ++i) {
+    const float* const pair = host_sums_.data() + 2 * i;
+    if (sums.layers.empty()) {
+      sums.cross_entropy += pair[0];
+      sums.kl += pair[1];
     } else {
-      sums->layers[i].error += pair[0];
-      sums->layers[i].power += pair[1];
+      LossSums::Layer& layer = sums.layers[static_cast<size_t>(i % pair_count_)];
+      layer.error += pair[0];
+      layer.power += pair[1];
     }
   }
-  return absl::OkStatus();
+  return sums;
 }
 
 }  // namespace xh

@@ -15,9 +15,10 @@
 namespace xh {
 
 struct StepShape {
-  int64_t rows = 1;         // B: rows of a micro-batch
-  int64_t tokens = 1;       // T: tokens of a row
-  xh_dtype dtype = XH_F32;  // of activations
+  int64_t rows = 1;           // B: rows of a micro-batch
+  int64_t micro_batches = 1;  // of a step
+  int64_t tokens = 1;         // T: tokens of a row
+  xh_dtype dtype = XH_F32;    // of activations
   // Teacher and student take every document of a row as a sequence of its own; else a row is one sequence.
   bool reset_at_document = false;
 };
@@ -43,12 +44,17 @@ class StepProgram {
                                                       const GradientOf& gradient_of, const DeclaredLoss& loss,
                                                       const StepShape& shape);
 
-  // Runs one micro-batch: ids and targets [B*T] (negative targets are ignored), and starts [B*T] as
-  // BatchStream::NextRow gives them, read with reset_at_document only. Gradients of `scale` times the summed loss are
-  // added to those there are, the sums to *sums (as ZeroSums gives them).
-  Status Run(const int32_t* ids, const int32_t* targets, const int32_t* starts, float scale, LossSums* sums);
-  LossSums ZeroSums() const { return zero_sums_; }
-  int64_t arena_bytes() const { return graph_.arena_bytes(); }
+  // Queues micro-batch `index` of a step: ids and targets [B*T] (negative targets are ignored), and starts [B*T] as
+  // BatchStream::NextRow gives them, read with reset_at_document only. They must live until the device was
+  // synchronised. Gradients of `scale` times the summed loss, the same for all of a step, are added to those there are.
+  Status Run(int64_t index, const int32_t* ids, const int32_t* targets, const int32_t* starts, float scale);
+  // What the losses of a whole step add up, on the device: pairs by micro-batch.
+  float* sums() const { return static_cast<float*>(step_sums_.data()); }
+  int64_t sum_count() const { return shape_.micro_batches * pair_count_ * 2; }
+  // Queues their copy to the host; Sums gives them when the device was synchronised.
+  Status FetchSums();
+  LossSums Sums() const;
+  int64_t memory_bytes() const { return graph_.arena_bytes() + step_sums_.bytes(); }
   void Profile(std::map<std::string, OpTime>* times) { graph_.Profile(times); }
 
  private:
@@ -66,7 +72,8 @@ class StepProgram {
   Value LogProbabilities(Value logits, Value values, int32_t top_k);
   Value Filled(const Shape& shape, const std::vector<float>& content);
   Status WriteConstants();
-  Status WriteDocuments(const int32_t* starts);
+  Value NextPair();
+  Status WriteDocuments(int64_t index, const int32_t* starts);
 
   const Model& teacher_;
   const Student& student_;
@@ -76,7 +83,13 @@ class StepProgram {
   Graph graph_;
   ForwardInput input_;
   Value targets_, scale_;
-  std::vector<Value> sums_;  // f32[2] each: a layer's {error, power}, or a block's {cross entropy, KL}
+  // f32[pairs, 2]: each layer's {error, power}, or each block's {cross entropy, KL}; pair_count_ of them are used.
+  Value sums_, used_sums_;
+  int64_t pair_count_ = 0;
+  Buffer step_sums_;                // those of every micro-batch of a step
+  std::vector<float> host_sums_;    // the same, fetched
+  float scale_content_ = 0;         // what was last written: the copy may be made later
+  std::vector<int32_t> positions_;  // likewise, of every micro-batch
   std::vector<Constant> constants_;
   Value minus_first_, minus_ones_;  // of LogProbabilities: [k,2] with rows (-1, 0), [k,1] of -1
   LossSums zero_sums_;

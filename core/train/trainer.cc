@@ -1,11 +1,16 @@
 #include "core/train/trainer.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "core/json_fields.h"
 
 namespace xh {
+namespace {
+
+// What the summed loss is multiplied with: the loss is a mean over what counts.
+double Scale(const StepMetrics& metrics) { return 1.0 / static_cast<double>(std::max<int64_t>(1, metrics.targets)); }
+
+}  // namespace
 
 StageTrainer::StageTrainer(StageRecipe recipe, const BatchShape& shape) : recipe_(std::move(recipe)), shape_(shape) {
   ids_.resize(static_cast<size_t>(shape.rows * shape.tokens));
@@ -32,14 +37,15 @@ StatusOr<std::unique_ptr<StageTrainer>> StageTrainer::Create(const Model& teache
                            ": no parameter of the student trains; a student of this stage has at least one layer "
                            "of mixer kind \"hybrid\" or \"mlstm\"");
   }
-  XH_ASSIGN_OR_RETURN(trainer->optimizer_, Optimizer::Create(teacher.device, trained, recipe.adamw));
+  XH_ASSIGN_OR_RETURN(trainer->optimizer_, Optimizer::Create(teacher.device, trained, recipe.adamw, recipe.clip));
   const Optimizer* optimizer = trainer->optimizer_.get();
   auto gradient_of = [optimizer](const std::string& name) { return optimizer->GradientOf(name); };
-  StatusOr<std::unique_ptr<StepProgram>> program =
-      StepProgram::Build(teacher, *student, gradient_of, declaration.loss,
-                         {shape.micro_rows, shape.tokens, activations, shape.reset_at_document});
+  StatusOr<std::unique_ptr<StepProgram>> program = StepProgram::Build(
+      teacher, *student, gradient_of, declaration.loss,
+      {shape.micro_rows, shape.rows / shape.micro_rows, shape.tokens, activations, shape.reset_at_document});
   if (!program.ok()) return Annotate(program.status(), where);
   trainer->program_ = *std::move(program);
+  XH_RETURN_IF_ERROR(trainer->optimizer_->Compile(trainer->program_->sums(), trainer->program_->sum_count()));
   return trainer;
 }
 
@@ -56,7 +62,7 @@ double StageTrainer::LossOf(const LossSums& sums, double scale) const {
 
 // Gathers the gradients of a whole batch: micro-batches weigh as their tokens do, so that the result is that of one
 // pass.
-Status StageTrainer::RunBatch(BatchStream& batches, StepMetrics* metrics) {
+Status StageTrainer::QueueBatch(BatchStream& batches, StepMetrics* metrics) {
   for (int64_t row = 0; row < shape_.rows; ++row) {
     const int64_t at = row * shape_.tokens;
     batches.NextRow(ids_.data() + at, targets_.data() + at, starts_.data() + at);
@@ -66,36 +72,38 @@ Status StageTrainer::RunBatch(BatchStream& batches, StepMetrics* metrics) {
   if (distills) {
     metrics->targets = std::count_if(targets_.begin(), targets_.end(), [](int32_t target) { return target >= 0; });
   }
-  const double scale = 1.0 / static_cast<double>(std::max<int64_t>(1, metrics->targets));
-  metrics->sums = program_->ZeroSums();
+  metrics->learning_rate = LearningRate(recipe_.schedule, step_);
+  XH_RETURN_IF_ERROR(QueueMicroBatches(Scale(*metrics)));
+  XH_RETURN_IF_ERROR(optimizer_->Update(metrics->learning_rate));
+  return program_->FetchSums();
+}
+
+Status StageTrainer::QueueMicroBatches(double scale) {
   XH_RETURN_IF_ERROR(optimizer_->ZeroGradients());
   for (int64_t row = 0; row < shape_.rows; row += shape_.micro_rows) {
     const int64_t at = row * shape_.tokens;
-    XH_RETURN_IF_ERROR(program_->Run(ids_.data() + at, targets_.data() + at, starts_.data() + at,
-                                     static_cast<float>(scale), &metrics->sums));
+    XH_RETURN_IF_ERROR(program_->Run(row / shape_.micro_rows, ids_.data() + at, targets_.data() + at,
+                                     starts_.data() + at, static_cast<float>(scale)));
   }
-  metrics->loss = LossOf(metrics->sums, scale);
   return absl::OkStatus();
 }
 
-Status StageTrainer::Apply(StepMetrics* metrics) {
-  XH_ASSIGN_OR_RETURN(metrics->gradient_norm, optimizer_->GradientNorm());
-  metrics->learning_rate = LearningRate(recipe_.schedule, step_);
-  metrics->skipped = !std::isfinite(metrics->loss) || !std::isfinite(metrics->gradient_norm);
-  if (metrics->skipped) {
-    ++skipped_;
-    ++skipped_in_a_row_;
-    return absl::OkStatus();
-  }
-  skipped_in_a_row_ = 0;
-  const bool clips = recipe_.clip > 0 && metrics->gradient_norm > recipe_.clip;
-  return optimizer_->Update(metrics->learning_rate, clips ? recipe_.clip / metrics->gradient_norm : 1.0);
+// Waits for the device, once a step.
+Status StageTrainer::Finish(StepMetrics* metrics) {
+  XH_ASSIGN_OR_RETURN(const Optimizer::Outcome outcome, optimizer_->Finish());
+  metrics->sums = program_->Sums();
+  metrics->loss = LossOf(metrics->sums, Scale(*metrics));
+  metrics->gradient_norm = outcome.gradient_norm;
+  metrics->skipped = outcome.skipped;
+  skipped_ += outcome.skipped ? 1 : 0;
+  skipped_in_a_row_ = outcome.skipped ? skipped_in_a_row_ + 1 : 0;
+  return absl::OkStatus();
 }
 
 StatusOr<StepMetrics> StageTrainer::Step(BatchStream& batches) {
   StepMetrics metrics;
-  Status done = RunBatch(batches, &metrics);
-  if (done.ok()) done = Apply(&metrics);
+  Status done = QueueBatch(batches, &metrics);
+  if (done.ok()) done = Finish(&metrics);
   if (!done.ok()) return Annotate(done, absl::StrCat("stage.", recipe_.name, ": step ", step_ + 1));
   ++step_;
   if (skipped_in_a_row_ >= kMostSkipped) {

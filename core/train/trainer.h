@@ -51,7 +51,7 @@ class StageTrainer {
   Stage& stage() { return *stage_; }
   StepProgram& program() { return *program_; }
   // Device memory of the step and the optimizer, without the weights.
-  int64_t memory_bytes() const { return program_->arena_bytes() + optimizer_->bytes(); }
+  int64_t memory_bytes() const { return program_->memory_bytes() + optimizer_->bytes(); }
 
   // Counters that a checkpoint holds besides the optimizer's tensors and the stage's bytes.
   nlohmann::json Position() const;
@@ -59,8 +59,9 @@ class StageTrainer {
 
  private:
   StageTrainer(StageRecipe recipe, const BatchShape& shape);
-  Status RunBatch(BatchStream& batches, StepMetrics* metrics);
-  Status Apply(StepMetrics* metrics);
+  Status QueueBatch(BatchStream& batches, StepMetrics* metrics);
+  Status QueueMicroBatches(double scale);
+  Status Finish(StepMetrics* metrics);
   double LossOf(const LossSums& sums, double scale) const;
 
   StageRecipe recipe_;

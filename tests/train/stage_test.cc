@@ -275,15 +275,57 @@ TEST_F(StageTest, WeightDecayActsOnMatricesAlone) {
   options.weight_decay = 0.5;
   auto optimizer = Optimizer::Create(device, trained, options);
   ASSERT_TRUE(optimizer.ok()) << optimizer.status();
-  ASSERT_TRUE((*optimizer)->Update(0.1, 1.0).ok());
+  ASSERT_TRUE((*optimizer)->Compile().ok());
+  ASSERT_TRUE((*optimizer)->Update(0.1).ok());
+  ASSERT_TRUE((*optimizer)->Finish().ok());
   EXPECT_FLOAT_EQ(static_cast<float*>(trained["rank1"].buffer->data())[0], 2.0f);
   EXPECT_FLOAT_EQ(static_cast<float*>(trained["rank2"].buffer->data())[0], 2.0f * (1 - 0.1f * 0.5f));
   EXPECT_EQ((*optimizer)->parameter_count(), 17);
   (*optimizer)->GradientOf("rank1")[4] = 3;
   (*optimizer)->GradientOf("rank2")[11] = 4;
-  EXPECT_DOUBLE_EQ(*(*optimizer)->GradientNorm(), 5);
+  ASSERT_TRUE((*optimizer)->Update(0).ok());
+  EXPECT_DOUBLE_EQ((*optimizer)->Finish()->gradient_norm, 5);
   ASSERT_TRUE((*optimizer)->ZeroGradients().ok());
-  EXPECT_DOUBLE_EQ(*(*optimizer)->GradientNorm(), 0);
+  ASSERT_TRUE((*optimizer)->Update(0).ok());
+  EXPECT_DOUBLE_EQ((*optimizer)->Finish()->gradient_norm, 0);
+  EXPECT_EQ((*optimizer)->updates(), 3);
+}
+
+// A gradient or a watched sum that is not finite: nothing changes, and the step does not count.
+TEST_F(StageTest, AnUpdateIsSkippedByTheDevice) {
+  Open("align", Align());
+  std::shared_ptr<Device> device = teacher_->device;
+  std::map<std::string, Weight> trained;
+  auto weight = device->Allocate(12 * sizeof(float)), watched = device->Allocate(2 * sizeof(float));
+  ASSERT_TRUE(weight.ok() && watched.ok());
+  float* const values = static_cast<float*>(weight->data());
+  float* const sums = static_cast<float*>(watched->data());
+  std::fill_n(values, 12, 2.0f);
+  sums[0] = sums[1] = 1.0f;
+  trained["w"] = {XH_F32, {3, 4}, std::make_shared<Buffer>(*std::move(weight))};
+  auto optimizer = Optimizer::Create(device, trained, AdamWOptions(), 1.0);
+  ASSERT_TRUE(optimizer.ok()) << optimizer.status();
+  ASSERT_TRUE((*optimizer)->Compile(sums, 2).ok());
+  float* const gradient = (*optimizer)->GradientOf("w");
+  gradient[3] = 1;
+  const auto update = [&] {
+    EXPECT_TRUE((*optimizer)->Update(0.1).ok());
+    return *(*optimizer)->Finish();
+  };
+  gradient[5] = std::numeric_limits<float>::infinity();
+  EXPECT_TRUE(update().skipped);
+  gradient[5] = 0;
+  sums[1] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_TRUE(update().skipped);
+  EXPECT_EQ(std::vector<float>(values, values + 12), std::vector<float>(12, 2.0f));
+  for (const OptimizerTensor& tensor : (*optimizer)->Tensors()) {
+    EXPECT_EQ(std::vector<float>(tensor.data, tensor.data + 12), std::vector<float>(12, 0.0f)) << tensor.name;
+  }
+  EXPECT_EQ((*optimizer)->updates(), 0);
+  sums[1] = 1;
+  EXPECT_FALSE(update().skipped);
+  EXPECT_EQ((*optimizer)->updates(), 1);
+  EXPECT_LT(values[3], 2.0f);
 }
 
 }  // namespace
