@@ -43,6 +43,17 @@ json CpuReport() {
           {"memory_bytes", memory}};
 }
 
+// "threads" is an option of backends that have threads; others refuse it, and are opened without.
+StatusOr<std::shared_ptr<Device>> OpenWithThreads(const xh_backend* backend, const std::string& name, int32_t count) {
+  xh_option threads{};
+  threads.key = "threads";
+  threads.kind = XH_OPTION_INT;
+  threads.integer = count;
+  StatusOr<std::shared_ptr<Device>> device = Device::Open(backend, name, 0, &threads, 1);
+  if (device.ok() || CodeOf(device.status()) != XH_INVALID_ARGUMENT) return device;
+  return Device::Open(backend, name, 0, nullptr, 0);
+}
+
 json DeviceReport(Runtime& runtime) {
   StatusOr<std::shared_ptr<Device>> device = runtime.OpenDevice();
   if (!device.ok()) return {{"error", std::string(device.status().message())}};
@@ -51,7 +62,7 @@ json DeviceReport(Runtime& runtime) {
     StatusOr<std::string> value = (*device)->QueryText(key);
     if (value.ok()) report[key] = *value;
   }
-  for (const char* key : {"memory_bytes", "threads"}) {
+  for (const char* key : {"memory_bytes", "free_bytes", "threads"}) {
     StatusOr<int64_t> value = (*device)->QueryInt(key);
     if (value.ok()) report[key] = *value;
   }
@@ -90,11 +101,7 @@ StatusOr<std::shared_ptr<Device>> Runtime::OpenDevice() {
   for (const LoadedPlugin& loaded : registry_.plugins()) {
     if (loaded.plugin->table == backend) name = loaded.plugin->name;
   }
-  xh_option threads{};
-  threads.key = "threads";
-  threads.kind = XH_OPTION_INT;
-  threads.integer = options_.threads;
-  XH_ASSIGN_OR_RETURN(device_, Device::Open(backend, name, 0, &threads, 1));
+  XH_ASSIGN_OR_RETURN(device_, OpenWithThreads(backend, name, options_.threads));
   return device_;
 }
 

@@ -12,13 +12,13 @@
 namespace xh {
 namespace {
 
-constexpr int64_t kMostTokens = 256;  // of one program
-
-// The largest power of two up to `count` and kMostTokens: few programs serve every length.
-int64_t ChunkOf(int64_t count) {
-  int64_t chunk = kMostTokens;
-  while (chunk > count) chunk /= 2;
-  return chunk;
+// Tokens of one program at most: what the device says, as a power of two.
+int64_t MostTokens(const Device& device) {
+  constexpr int64_t kUnlessSaid = 256, kAtMost = int64_t{1} << 16;
+  const int64_t wanted = std::min(device.QueryInt("prefill_tokens").value_or(kUnlessSaid), kAtMost);
+  int64_t tokens = 1;
+  while (2 * tokens <= wanted) tokens *= 2;
+  return tokens;
 }
 
 Status CheckSampler(const SamplerOptions& options) {
@@ -59,6 +59,7 @@ StatusOr<std::unique_ptr<Session>> Session::Open(std::shared_ptr<const Model> mo
                            kMostPositions);
   }
   std::unique_ptr<Session> session(new Session(std::move(model)));
+  session->most_tokens_ = MostTokens(*session->model_->device);
   session->capacity_ = capacity > 0 ? capacity : session->model_->config.context;
   XH_RETURN_IF_ERROR(session->AllocateState());
   XH_RETURN_IF_ERROR(session->Reset());
@@ -169,6 +170,13 @@ StatusOr<Session::Program*> Session::ProgramFor(int64_t tokens) {
   graph.Keep(program->logits);
   XH_RETURN_IF_ERROR(graph.Compile());
   return (programs_[tokens] = std::move(program)).get();
+}
+
+// The largest power of two up to `count` and most_tokens_: few programs serve every length.
+int64_t Session::ChunkOf(int64_t count) const {
+  int64_t chunk = most_tokens_;
+  while (chunk > count) chunk /= 2;
+  return chunk;
 }
 
 Status Session::CheckUsable() const {

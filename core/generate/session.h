@@ -22,9 +22,10 @@ class Session {
   static StatusOr<std::unique_ptr<Session>> Open(std::shared_ptr<const Model> model, int64_t capacity = 0);
   ~Session();
 
-  // Reads tokens, at most 256 at a time: a graph is compiled for each power of two and kept. All or nothing: bad ids
-  // and missing capacity (InvalidArgument) change nothing. When the device fails, or the logits are not finite
-  // (InvalidState, naming the position), the state is lost and every call says so until Reset or Restore.
+  // Reads tokens, at most as many at a time as the device finds worth it ("prefill_tokens", else 256): a graph is
+  // compiled for each power of two and kept. All or nothing: bad ids and missing capacity (InvalidArgument) change
+  // nothing. When the device fails, or the logits are not finite (InvalidState, naming the position), the state is lost
+  // and every call says so until Reset or Restore.
   Status Feed(const int32_t* ids, int64_t count);
   StatusOr<const std::vector<float>*> Logits() const;  // [V] after the last token; InvalidState before any
   // Chooses a token by the sampler and feeds it; see xh_session_next. InvalidState after the last token, until more is
@@ -70,6 +71,7 @@ class Session {
   Status AllocateState();
   StatusOr<Program*> ProgramFor(int64_t tokens);
   std::vector<LayerState> DeclareState(Graph& graph, Value position) const;
+  int64_t ChunkOf(int64_t count) const;
   Status CheckUsable() const;
   Status CheckFeed(const int32_t* ids, int64_t count) const;
   Status Prepare(int64_t count);
@@ -82,6 +84,7 @@ class Session {
 
   std::shared_ptr<const Model> model_;
   int64_t capacity_ = 0;
+  int64_t most_tokens_ = 0;  // of one program, a power of two
   int64_t position_ = 0;
   std::string lost_;                             // why the state cannot be used; empty when it can
   std::vector<std::vector<StateTensor>> state_;  // by layer, in the order of MixerState

@@ -105,6 +105,28 @@ TEST(Arguments, AnUnknownDeviceNamesTheOnesThatThereAre) {
   EXPECT_THAT(outcome.err, HasSubstr("cpu"));
 }
 
+TEST(Arguments, ADeviceThatCannotRunSaysWhyInItsOwnWordsWithEveryCommand) {
+  const std::string teacher = cli_test::TinyTeacher();
+  const std::vector<Words> commands = {
+      {"generate", teacher, "Hello"},
+      {"evaluate", teacher, "--task", "/nowhere/task.jsonl"},
+      {"distill", "--teacher", teacher, "--stage", "align", "--data", "/nowhere/a.jsonl", "--output", "/nowhere/run"},
+      {"probe", teacher, "--output", "/nowhere/probe"},
+      {"tokenize", teacher, "--data", "/nowhere/a.jsonl", "--output", "/nowhere/rows"},
+      {"import", teacher, "/nowhere/teacher.xhy"},
+      {"export", teacher, "/nowhere/export"},
+      {"merge", teacher, teacher, "--output", "/nowhere/merged.xhy"},
+      {"bench", teacher},
+      {"doctor"}};
+  for (Words command : commands) {
+    command.insert(command.end(), {"--plugins", XH_CANNOT_RUN, "--device", "absent"});
+    const Outcome outcome = RunProgram(command);
+    EXPECT_EQ(outcome.status, 1) << command[0];
+    EXPECT_EQ(Lines(outcome.err), 1u) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr("\"absent\" cannot run here: the driver finds no device")) << command[0];
+  }
+}
+
 TEST(Arguments, OptionsListsARecipeWithoutAskingForTheRest) {
   const std::map<std::string, Words> fields = {{"import", {"model", "dtype"}},
                                                {"distill", {"teacher", "save_every", "loss_on"}},

@@ -19,6 +19,9 @@ xh_backend HostMemory() {
   xh_backend backend{};
   backend.device_count = [](int32_t* out) -> xh_error* { return *out = 1, nullptr; };
   backend.device_open = [](int32_t, const xh_option*, int64_t, xh_device**) -> xh_error* { return nullptr; };
+  backend.device_query = [](xh_device*, const char*, xh_option*) {
+    return NewError(XH_NOT_FOUND, "memory", "it knows no facts");
+  };
   backend.stream_open = [](xh_device*, void*, xh_stream**) -> xh_error* { return nullptr; };
   backend.synchronize = [](xh_stream*) -> xh_error* { return nullptr; };
   backend.allocate = [](xh_device*, int64_t bytes, int64_t, void** out) -> xh_error* {

@@ -61,6 +61,46 @@ TEST(Session, RefusesMoreThanItsCapacity) {
   EXPECT_THAT(Session::Open(Hybrid(), -1), FailsWith(XH_INVALID_ARGUMENT, "\"capacity\" is -1"));
 }
 
+// The cpu backend, saying how many tokens are worth reading at once; keeps what EMBED plans are opened for.
+struct Prefill {
+  xh_backend real{}, table{};
+  int64_t most = 0;
+  std::vector<int64_t> chunks;
+} prefill;
+
+std::shared_ptr<Device> OpenPrefillDevice(int64_t most) {
+  prefill = Prefill{};
+  prefill.real = prefill.table = **CpuRuntime()->registry().FindBackend("cpu");
+  prefill.most = most;
+  prefill.table.device_query = [](xh_device* device, const char* key, xh_option* out) -> xh_error* {
+    if (std::string(key) != "prefill_tokens") return prefill.real.device_query(device, key, out);
+    out->kind = XH_OPTION_INT;
+    out->integer = prefill.most;
+    return nullptr;
+  };
+  prefill.table.plan_open = [](xh_device* device, const xh_op_desc* desc, xh_plan** out, xh_plan_info* info) {
+    if (desc->op == XH_OP_EMBED) prefill.chunks.push_back(desc->args[1].shape[0]);
+    return prefill.real.plan_open(device, desc, out, info);
+  };
+  return *Device::Open(&prefill.table, "cpu", 0, nullptr, 0);
+}
+
+TEST(Session, ReadsAsManyTokensAtOnceAsTheDeviceFindsWorthIt) {
+  const std::vector<int32_t> ids = Ids();
+  auto whole = OpenSession(Hybrid());
+  ASSERT_TRUE(whole->Feed(ids.data(), 90).ok());
+  const std::pair<int64_t, std::vector<int64_t>> cases[] = {
+      {37, {32, 16, 8, 2}}, {1 << 30, {64, 16, 8, 2}}, {0, {1}}, {-5, {1}}};
+  for (const auto& [most, chunks] : cases) {
+    auto model = std::make_shared<Model>(*Hybrid());  // the same host memory on another device
+    model->device = OpenPrefillDevice(most);
+    auto session = OpenSession(model);
+    ASSERT_TRUE(session->Feed(ids.data(), 90).ok());
+    EXPECT_EQ(prefill.chunks, chunks) << most;
+    EXPECT_LT(RelativeError(LogitsOf(*session), LogitsOf(*whole)), 1e-4) << most;
+  }
+}
+
 TEST(Session, HasNoLogitsBeforeTheFirstToken) {
   auto session = OpenSession(Hybrid());
   EXPECT_THAT(session->Logits(), FailsWith(XH_INVALID_STATE, "read no token"));
