@@ -72,6 +72,7 @@ struct Graph::TapeNode {
   std::vector<Value> inputs;
   std::vector<Value> outputs;
   int32_t saved;
+  std::vector<TapeNode> segment;  // of Recompute, oldest first; then there is no op
 };
 
 Graph::Graph(std::shared_ptr<Device> device) : device_(std::move(device)) {}
@@ -302,7 +303,7 @@ std::vector<Value> Graph::Op(xh_op op, const void* params, uint32_t params_size,
     if (result.valid()) values_[values_[result.id].root].requires_gradient = true;
   }
   std::string kept(params_size > 0 ? static_cast<const char*>(params) : "", params_size);
-  tape_.push_back({op, std::move(kept), inputs, results, saved});
+  tape_.push_back({op, std::move(kept), inputs, results, saved, {}});
   return results;
 }
 
@@ -383,11 +384,71 @@ void Graph::BackwardSince(size_t mark) {
   while (tape_.size() > mark) {
     TapeNode node = std::move(tape_.back());
     tape_.pop_back();
-    EmitBackward(node);
-    for (Value output : node.outputs) {
-      if (output.valid()) values_[values_[output.id].root].closed = true;
-    }
+    node.segment.empty() ? EmitBackward(node) : EmitSegment(node);
+    Close(node);
   }
+}
+
+// No gradient can flow into the results of this node any more.
+void Graph::Close(const TapeNode& node) {
+  for (Value output : node.outputs) {
+    if (output.valid()) values_[values_[output.id].root].closed = true;
+  }
+  for (const TapeNode& inner : node.segment) Close(inner);
+}
+
+// ---- activation checkpointing
+
+void Graph::Recompute(size_t mark) {
+  if (tape_.size() <= mark) return;
+  TapeNode node{0, "", {}, {}, -1, {}};
+  node.segment.assign(std::make_move_iterator(tape_.begin() + static_cast<std::ptrdiff_t>(mark)),
+                      std::make_move_iterator(tape_.end()));
+  tape_.resize(mark);
+  tape_.push_back(std::move(node));
+}
+
+bool Graph::HasGradient(const TapeNode& node) const {
+  if (FindOpTraits(node.op)->is_loss) return true;
+  const auto reached = [this](Value output) { return output.valid() && GradientOf(output).valid(); };
+  return std::any_of(node.outputs.begin(), node.outputs.end(), reached) ||
+         std::any_of(node.segment.begin(), node.segment.end(), [this](const TapeNode& n) { return HasGradient(n); });
+}
+
+// The same op once more, on results that were declared again (`again`: old root -> new tensor) where there are any. The
+// gradients that flowed into the old results belong to the new ones.
+Graph::TapeNode Graph::Redeclare(const TapeNode& node, std::map<int32_t, Value>* again) {
+  TapeNode copy = node;
+  for (Value& input : copy.inputs) {
+    const auto found = input.valid() ? again->find(values_[input.id].root) : again->end();
+    if (found != again->end()) input = ViewLike(found->second, input);
+  }
+  for (Value& output : copy.outputs) {
+    if (!output.valid()) continue;
+    const int32_t root = values_[output.id].root;
+    const ValueInfo info = values_[root];
+    const Value fresh =
+        AddTensor(info.dtype, info.shape, AddStorage(ElementCount(info.shape) * DTypeBytes(info.dtype), nullptr));
+    values_[fresh.id].requires_gradient = true;
+    const auto gradient = gradients_.find(root);
+    if (gradient != gradients_.end()) gradients_[fresh.id] = gradient->second;
+    (*again)[root] = fresh;
+    output = ViewLike(fresh, output);
+  }
+  std::vector<Value> args = copy.inputs;
+  args.insert(args.end(), copy.outputs.begin(), copy.outputs.end());
+  copy.saved = -1;
+  AddStep(copy.op, XH_FORWARD, copy.params.data(), static_cast<uint32_t>(copy.params.size()), args,
+          std::vector<bool>(args.size(), false), static_cast<int32_t>(copy.inputs.size()), &copy.saved);
+  return copy;
+}
+
+void Graph::EmitSegment(const TapeNode& segment) {
+  if (!HasGradient(segment)) return;
+  std::map<int32_t, Value> again;
+  const size_t mark = tape_.size();
+  for (const TapeNode& node : segment.segment) tape_.push_back(Redeclare(node, &again));
+  BackwardSince(mark);
 }
 
 // ---- compile and run

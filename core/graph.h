@@ -102,6 +102,10 @@ class Graph {
   // early.
   size_t TapeMark() const;
   void BackwardSince(size_t mark);
+  // Makes one segment of the ops on the tape since `mark`: their results are not kept for the backward, which declares
+  // them again right before its turn (activation checkpointing). The same ops on the same values: the same bits, for
+  // less memory and a second forward. What else reads a result of the segment still has it.
+  void Recompute(size_t mark);
   bool RequiresGradient(Value value) const;
   // The gradient gathered so far of an activation; kAbsent when nothing flowed into it.
   Value GradientOf(Value value) const;
@@ -147,6 +151,10 @@ class Graph {
   Value ViewLike(Value root, Value view);
   Value GradientTarget(Value input, bool* accumulate);
   void EmitBackward(const TapeNode& node);
+  void EmitSegment(const TapeNode& segment);
+  bool HasGradient(const TapeNode& node) const;
+  TapeNode Redeclare(const TapeNode& node, std::map<int32_t, Value>* again);
+  void Close(const TapeNode& node);
   Status RunSteps();
   Status RecordSteps();
   int64_t PlanArena();

@@ -96,6 +96,7 @@ ForwardOutput BuildBlocks(Graph& graph, const ModelConfig& config, const Binder&
   // of post-norm blocks.
   for (int64_t layer = first; layer < config.layer_count; ++layer) {
     const std::string block = absl::StrCat("model.layers.", layer, ".");
+    const size_t mark = graph.TapeMark();
     LayerTaps taps;
     taps.mixer_in = Norm(graph, config, bind, "pre", block + "input_layernorm", x);
     taps.mixer_out = BuildMixer(graph, config, layer, bind, input, taps.mixer_in, &taps.gate);
@@ -106,6 +107,7 @@ ForwardOutput BuildBlocks(Graph& graph, const ModelConfig& config, const Binder&
     Value mlp_out = Mlp(graph, config, bind, block + "mlp.", mlp_in);
     x = Add(graph, x, Norm(graph, config, bind, "post", block + "post_feedforward_layernorm", mlp_out));
     output.hidden.push_back(x);
+    if (input.checkpoint_blocks) graph.Recompute(mark);
   }
   output.final_hidden = RmsNorm(graph, x, bind(graph, "model.norm.weight"), config.norm_eps);
   output.hidden.back() = output.final_hidden;

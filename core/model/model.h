@@ -68,6 +68,8 @@ struct ForwardInput {
   // position is i32[batch * tokens], each token's in its document: attention sees differences alone, but feature maps
   // of rotated q and k do not. Absent: one document a row. Not with state.
   Value start;
+  // Results inside of blocks are not kept for the backward, but computed again there (Graph::Recompute).
+  bool checkpoint_blocks = false;
 };
 
 // Values that a forward leaves for stages, taps and tests.

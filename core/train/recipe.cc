@@ -24,6 +24,8 @@ const char kDistillSchema[] = R"json({"options": [
   {"name": "seed", "type": "int", "default": 0, "min": 0, "max": 9007199254740992, "help": "of the order of the data"},
   {"name": "dtype", "type": "text", "default": "f32", "choices": ["f32", "bf16"],
    "help": "of parameters and activations; bf16 keeps an f32 master copy of what trains"},
+  {"name": "checkpoint_blocks", "type": "bool", "default": false,
+   "help": "keep only the inputs of the student's blocks and compute the rest again for the backward: the same result in less memory"},
   {"name": "loss_on", "type": "text", "default": "all", "choices": ["all", "assistant"],
    "help": "tokens that the distillation loss counts: all, or the assistant's replies of chat rows"},
   {"name": "reset_at_document", "type": "bool", "default": false,
@@ -183,6 +185,7 @@ StatusOr<Recipe> ReadRecipe(const Registry& registry, const json& given) {
   recipe.dtype = options["dtype"] == "bf16" ? XH_BF16 : XH_F32;
   recipe.loss_on_assistant = options["loss_on"] == "assistant";
   recipe.reset_at_document = options["reset_at_document"].get<bool>();
+  recipe.checkpoint_blocks = options["checkpoint_blocks"].get<bool>();
   recipe.max_bad_rows = options["max_bad_rows"].get<int64_t>();
   recipe.save_every = options["save_every"].get<int64_t>();
   recipe.keep = options["keep"].get<int64_t>();

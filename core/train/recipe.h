@@ -29,6 +29,7 @@ struct Recipe {
   xh_dtype dtype = XH_F32;  // of parameters and activations
   bool loss_on_assistant = false;
   bool reset_at_document = false;
+  bool checkpoint_blocks = false;
   int64_t max_bad_rows = 0;
   std::string output;
   int64_t save_every = 0;  // steps; 0: at the end of a stage only

@@ -90,7 +90,7 @@ class DistillRun {
   Status PlanStages();
   nlohmann::json HistoryEntry() const;
   BatchShape batch_shape() const {
-    return {recipe_.batch, recipe_.micro_batch, recipe_.context, recipe_.reset_at_document};
+    return {recipe_.batch, recipe_.micro_batch, recipe_.context, recipe_.reset_at_document, recipe_.checkpoint_blocks};
   }
 
   std::shared_ptr<Runtime> runtime_;

@@ -19,6 +19,7 @@ StepProgram::StepProgram(const Model& teacher, const Student& student, const Gra
   input_.batch = shape.rows;
   input_.tokens = shape.tokens;
   input_.dtype = shape.dtype;
+  input_.checkpoint_blocks = shape.checkpoint_blocks;  // the teacher has nothing on the tape
   input_.ids = graph_.Input(XH_I32, {tokens});
   if (shape.reset_at_document) input_.start = graph_.Input(XH_I32, {shape.rows, shape.tokens});
   targets_ = graph_.Input(XH_I32, {tokens, 1});

@@ -21,6 +21,7 @@ struct StepShape {
   xh_dtype dtype = XH_F32;    // of activations
   // Teacher and student take every document of a row as a sequence of its own; else a row is one sequence.
   bool reset_at_document = false;
+  bool checkpoint_blocks = false;  // a student's block is computed again for its backward
 };
 
 // What a loss adds up over the rows run; the caller divides.

@@ -40,9 +40,10 @@ StatusOr<std::unique_ptr<StageTrainer>> StageTrainer::Create(const Model& teache
   XH_ASSIGN_OR_RETURN(trainer->optimizer_, Optimizer::Create(teacher.device, trained, recipe.adamw, recipe.clip));
   const Optimizer* optimizer = trainer->optimizer_.get();
   auto gradient_of = [optimizer](const std::string& name) { return optimizer->GradientOf(name); };
-  StatusOr<std::unique_ptr<StepProgram>> program = StepProgram::Build(
-      teacher, *student, gradient_of, declaration.loss,
-      {shape.micro_rows, shape.rows / shape.micro_rows, shape.tokens, activations, shape.reset_at_document});
+  StatusOr<std::unique_ptr<StepProgram>> program =
+      StepProgram::Build(teacher, *student, gradient_of, declaration.loss,
+                         {shape.micro_rows, shape.rows / shape.micro_rows, shape.tokens, activations,
+                          shape.reset_at_document, shape.checkpoint_blocks});
   if (!program.ok()) return Annotate(program.status(), where);
   trainer->program_ = *std::move(program);
   XH_RETURN_IF_ERROR(trainer->optimizer_->Compile(trainer->program_->sums(), trainer->program_->sum_count()));

@@ -18,6 +18,7 @@ struct BatchShape {
   int64_t micro_rows = 1;  // of a forward and backward; divides rows
   int64_t tokens = 1;      // of a row
   bool reset_at_document = false;
+  bool checkpoint_blocks = false;
 };
 
 struct StepMetrics {

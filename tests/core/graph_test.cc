@@ -164,6 +164,67 @@ TEST_F(GraphTest, AChainOfOpsNeedsMemoryForItsNeighboursOnly) {
   EXPECT_FLOAT_EQ(Read(graph, y)[777], 21 * 777.0f);
 }
 
+// Blocks of two products and a skip. One result inside of the first block is also read by a loss of its own.
+TEST_F(GraphTest, ARecomputedSegmentGivesTheSameGradientsInLessMemory) {
+  constexpr int64_t kRows = 64, kWidth = 16, kBlocks = 6;
+  std::vector<float> w(2 * kBlocks * kWidth * kWidth);
+  for (size_t i = 0; i < w.size(); ++i) w[i] = 0.1f * static_cast<float>(static_cast<int>(i * 37 % 19) - 9);
+  std::vector<float> input(kRows * kWidth);
+  for (size_t i = 0; i < input.size(); ++i) input[i] = 0.05f * static_cast<float>(static_cast<int>(i % 13) - 6);
+  std::vector<float> gradients[2], losses[2];
+  int64_t bytes[2];
+  for (const bool recompute : {false, true}) {
+    std::vector<float> gradient(w.size(), 0.0f);
+    Graph graph(device_);
+    Value x = graph.Input(XH_F32, {kRows, kWidth}), target = graph.Input(XH_F32, {1, 1, kRows, kWidth});
+    Value scale = graph.Input(XH_F32, {1});
+    auto weight = [&](int64_t i) {
+      return graph.Parameter(w.data() + i * kWidth * kWidth, XH_F32, {kWidth, kWidth},
+                             gradient.data() + i * kWidth * kWidth);
+    };
+    Value y = x, inner;
+    for (int64_t block = 0; block < kBlocks; ++block) {
+      const size_t mark = graph.TapeMark();
+      Value hidden = MatMul(graph, y, weight(2 * block));
+      y = Add(graph, y, MatMul(graph, SwiGlu(graph, hidden, y), weight(2 * block + 1)));
+      if (block == 0) inner = hidden;
+      if (recompute) graph.Recompute(mark);
+    }
+    Value sums[] = {AlignLoss(graph, graph.SplitHeads(y, 1, kRows, 1), target, scale),
+                    AlignLoss(graph, graph.SplitHeads(inner, 1, kRows, 1), target, scale)};
+    for (Value sum : sums) graph.Keep(sum);
+    graph.BackwardSince(0);
+    ASSERT_TRUE(graph.Compile().ok());
+    Write(graph, x, input);
+    Write(graph, target, std::vector<float>(input.size(), 0.5f));
+    Write(graph, scale, {1e-3f});
+    ASSERT_TRUE(graph.Run().ok());
+    gradients[recompute] = gradient;
+    losses[recompute] = {Read(graph, sums[0])[0], Read(graph, sums[1])[0]};
+    bytes[recompute] = graph.arena_bytes();
+  }
+  EXPECT_EQ(losses[0], losses[1]);
+  EXPECT_EQ(gradients[0], gradients[1]);
+  EXPECT_NE(gradients[0][0], 0.0f);
+  EXPECT_LT(bytes[1], bytes[0]);
+}
+
+TEST_F(GraphTest, ASegmentThatNothingReachesIsLeftOut) {
+  std::vector<float> w = {2}, gradient = {0};
+  Graph graph(device_);
+  Value x = graph.Input(XH_F32, {1, 1});
+  Value y = MatMul(graph, x, graph.Parameter(w.data(), XH_F32, {1, 1}, gradient.data()));
+  graph.Recompute(0);
+  graph.Recompute(graph.TapeMark());  // of nothing
+  graph.Keep(y);
+  graph.BackwardSince(0);
+  ASSERT_TRUE(graph.Compile().ok());
+  Write(graph, x, {3});
+  ASSERT_TRUE(graph.Run().ok());
+  EXPECT_FLOAT_EQ(Read(graph, y)[0], 6);
+  EXPECT_FLOAT_EQ(gradient[0], 0);
+}
+
 TEST_F(GraphTest, ARefusedPlanIsReportedByCompileWithTheOpsName) {
   Graph graph(device_);
   Value x = graph.Input(XH_F32, {2, 3});

@@ -63,7 +63,8 @@ class StageTest : public ::testing::Test {
   Status Make(const std::string& name, const json& options, xh_dtype dtype, int64_t micro_rows) {
     XH_ASSIGN_OR_RETURN(const xh_stage_table* table, (*runtime_)->registry().FindStage(name));
     XH_ASSIGN_OR_RETURN(const StageRecipe recipe, ReadStage(name, table, options, "test"));
-    XH_ASSIGN_OR_RETURN(trainer_, StageTrainer::Create(*teacher_, &student_, recipe, {4, micro_rows, 32}, dtype));
+    XH_ASSIGN_OR_RETURN(
+        trainer_, StageTrainer::Create(*teacher_, &student_, recipe, {4, micro_rows, 32, false, checkpoint_}, dtype));
     return absl::OkStatus();
   }
 
@@ -88,6 +89,7 @@ class StageTest : public ::testing::Test {
   static std::shared_ptr<Runtime>* runtime_;
   std::shared_ptr<Model> teacher_;
   Student student_;
+  bool checkpoint_ = false;  // "checkpoint_blocks" of trainers to come
   std::unique_ptr<StageTrainer> trainer_;
   std::unique_ptr<BatchStream> batches_;
 };
@@ -259,6 +261,32 @@ TEST_F(StageTest, KeptAttentionLayersAreLeftOutOfTheAlignment) {
   const StepMetrics metrics = Step();
   ASSERT_EQ(metrics.sums.layers.size(), 1u);
   EXPECT_EQ(metrics.sums.layers[0].layer, 1);
+}
+
+TEST_F(StageTest, CheckpointedBlocksGiveTheSameBitsInLessMemory) {
+  const json students[] = {{{"window", 8}}, {{"window", 8}, {"layers", {{{"layer", 0}, {"kind", "attention"}}}}}};
+  for (const json& student : students) {
+    for (const xh_dtype dtype : {XH_F32, XH_BF16}) {
+      std::vector<double> losses[2], norms[2];
+      std::map<std::string, std::vector<char>> weights[2];
+      int64_t bytes[2];
+      for (const bool on : {false, true}) {
+        checkpoint_ = on;
+        Open("distill", Distill(), dtype, 2, student);
+        bytes[on] = trainer_->program().memory_bytes();
+        for (int i = 0; i < 4; ++i) {
+          const StepMetrics metrics = Step();
+          losses[on].push_back(metrics.loss);
+          norms[on].push_back(metrics.gradient_norm);
+        }
+        for (const auto& [name, weight] : student_.weights) weights[on][name] = Bytes(weight);
+      }
+      EXPECT_EQ(losses[0], losses[1]);
+      EXPECT_EQ(norms[0], norms[1]);
+      EXPECT_EQ(weights[0], weights[1]);
+      EXPECT_LT(bytes[1], 0.8 * static_cast<double>(bytes[0]));
+    }
+  }
 }
 
 TEST_F(StageTest, WeightDecayActsOnMatricesAlone) {
