@@ -228,8 +228,8 @@ XH_API XH_CHECKED xh_error* xh_session_reset(xh_session* session);
 
 /* ---- jobs ------------------------------------------------------------------------------------------------------ */
 
-/* Long work is a job: "import", "export", "tokenize", "distill", "probe", "merge", "evaluate" or "bench", described by
- * a recipe (JSON). The caller pulls it along, so progress needs no callback:
+/* Long work is a job: "import", "export", "tokenize", "plan", "distill", "probe", "merge", "evaluate" or "bench",
+ * described by a recipe (JSON). The caller pulls it along, so progress needs no callback:
  *
  *   while (!finished) { error = xh_job_next(job, &event, &finished); ... show event ... }
  */

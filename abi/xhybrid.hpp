@@ -302,7 +302,7 @@ class Checkpoint {
   detail::Handle<xh_checkpoint, xh_checkpoint_free> handle_;
 };
 
-// Long work: "import", "export", "tokenize", "distill", "probe", "merge", "evaluate", "bench". One thread at a
+// Long work: "import", "export", "tokenize", "plan", "distill", "probe", "merge", "evaluate", "bench". One thread at a
 // time, cancel() from any.
 class Job {
  public:

@@ -1,5 +1,6 @@
 #include "core/device.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -8,6 +9,11 @@ namespace xh {
 namespace {
 
 constexpr int64_t kAlignment = 256;
+
+// What an allocation takes of the memory.
+int64_t Occupied(int64_t bytes) {
+  return std::max<int64_t>(bytes + kAlignment - 1, kAlignment) / kAlignment * kAlignment;
+}
 
 bool TracesPlans() {
   static const bool traces = [] {
@@ -38,7 +44,7 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 }
 
 Buffer::~Buffer() {
-  if (data_ != nullptr) device_->Release(data_);
+  if (data_ != nullptr) device_->Release(data_, bytes_);
 }
 
 StatusOr<std::shared_ptr<Device>> Device::Open(const xh_backend* backend, const std::string& backend_name,
@@ -55,7 +61,15 @@ StatusOr<std::shared_ptr<Device>> Device::Open(const xh_backend* backend, const 
   return device;
 }
 
+std::shared_ptr<Device> Device::Rehearse(std::shared_ptr<Device> real) {
+  std::shared_ptr<Device> device(new Device(real->backend_, real->backend_name_));
+  device->device_ = real->device_;
+  device->real_ = std::move(real);
+  return device;
+}
+
 Device::~Device() {
+  if (real_ != nullptr) return;  // whose handles these are
   if (stream_ != nullptr) backend_->stream_close(stream_);
   if (device_ != nullptr) backend_->device_close(device_);
 }
@@ -80,18 +94,26 @@ StatusOr<int64_t> Device::QueryInt(const char* key) const {
 StatusOr<Buffer> Device::Allocate(int64_t bytes) {
   if (bytes < 0) return Internal("an allocation of ", bytes, " bytes was asked for");
   void* data = nullptr;
+  if (real_ != nullptr) {
+    rehearsed_bytes_ += Occupied(bytes);
+    data = reinterpret_cast<void*>(next_address_.fetch_add(Occupied(bytes)));
+    return Buffer(shared_from_this(), data, bytes);
+  }
   XH_RETURN_IF_ERROR(FromError(backend_->allocate(device_, bytes > 0 ? bytes : 1, kAlignment, &data)));
   return Buffer(shared_from_this(), data, bytes);
 }
 
-void Device::Release(void* data) { backend_->release(device_, data); }
+void Device::Release(void* data, int64_t bytes) {
+  if (real_ == nullptr) return backend_->release(device_, data);
+  rehearsed_bytes_ -= Occupied(bytes);
+}
 
 Status Device::Copy(void* to, const void* from, int64_t bytes) {
-  if (bytes == 0) return absl::OkStatus();
+  if (bytes == 0 || real_ != nullptr) return absl::OkStatus();
   return FromError(backend_->copy(stream_, to, from, bytes));
 }
 
-Status Device::Synchronize() { return FromError(backend_->synchronize(stream_)); }
+Status Device::Synchronize() { return real_ != nullptr ? absl::OkStatus() : FromError(backend_->synchronize(stream_)); }
 
 StatusOr<OpenedPlan> Device::OpenPlan(const xh_op_desc& desc) {
   xh_plan* plan = nullptr;
@@ -129,6 +151,7 @@ StatusOr<Capture> Device::Record(const std::function<Status()>& body) {
 Status Device::Replay(const Capture& capture) { return FromError(backend_->capture_replay(capture.get(), stream_)); }
 
 Status Device::RunPlan(const OpenedPlan& plan, const xh_tensor* args, int32_t arg_count, void* workspace, void* saved) {
+  if (real_ != nullptr) return absl::OkStatus();
   return FromError(backend_->plan_run(plan.plan.get(), stream_, args, arg_count, workspace, saved));
 }
 

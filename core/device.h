@@ -2,6 +2,7 @@
 #ifndef XHYBRID_CORE_DEVICE_H_
 #define XHYBRID_CORE_DEVICE_H_
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <string>
@@ -52,6 +53,10 @@ class Device : public std::enable_shared_from_this<Device> {
  public:
   static StatusOr<std::shared_ptr<Device>> Open(const xh_backend* backend, const std::string& backend_name,
                                                 int32_t index, const xh_option* options, int64_t option_count);
+  // A device that only counts, to learn what work will need from the code that will do it: memory is an address that
+  // nobody may touch, copies and runs do nothing, plans are those of `real`.
+  static std::shared_ptr<Device> Rehearse(std::shared_ptr<Device> real);
+  int64_t rehearsed_bytes() const { return rehearsed_bytes_; }  // held now
   ~Device();
 
   const std::string& backend_name() const { return backend_name_; }
@@ -59,7 +64,7 @@ class Device : public std::enable_shared_from_this<Device> {
   StatusOr<int64_t> QueryInt(const char* key) const;
 
   StatusOr<Buffer> Allocate(int64_t bytes);
-  void Release(void* data);                                // what Allocate gave; Buffer calls it
+  void Release(void* data, int64_t bytes);                 // what Allocate gave; Buffer calls it
   Status Copy(void* to, const void* from, int64_t bytes);  // host or device, in stream order
   Status Synchronize();
   // With XHYBRID_TRACE=plans every plan is logged with its implementation.
@@ -79,6 +84,9 @@ class Device : public std::enable_shared_from_this<Device> {
   xh_device* device_ = nullptr;
   xh_stream* stream_ = nullptr;
   bool captures_ = false;
+  std::shared_ptr<Device> real_;  // of a rehearsal
+  std::atomic<int64_t> rehearsed_bytes_{0};
+  std::atomic<int64_t> next_address_{int64_t{1} << 20};
 };
 
 }  // namespace xh

@@ -8,6 +8,7 @@
 #include "core/model/import.h"
 #include "core/probe/probe_job.h"
 #include "core/train/distill_job.h"
+#include "core/train/plan_job.h"
 #include "core/train/tokenize_job.h"
 
 namespace xh {
@@ -17,6 +18,7 @@ const std::vector<JobKind>& JobKinds() {
       {"import", "read a Hugging Face directory into a checkpoint", kImportSchema, OpenImportJob},
       {"export", "write a model as a Hugging Face directory", kExportSchema, OpenExportJob},
       {"distill", "turn a teacher into a hybrid student, stage by stage", kDistillSchema, OpenDistillJob},
+      {"plan", "say what a distill recipe will hold in the device's memory", kDistillSchema, OpenPlanJob},
       {"tokenize", "turn data files into rows of token ids", kTokenizeSchema, OpenTokenizeJob},
       {"merge", "merge students that began from the same weights", kMergeSchema, OpenMergeJob},
       {"probe", "find the heads that carry retrieval, and plan a student that keeps them", kProbeSchema, OpenProbeJob},

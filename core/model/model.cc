@@ -48,23 +48,13 @@ void OpenTokenizer(const Registry& registry, Model* model) {
   }
 }
 
-int64_t StateBytes(const ModelConfig& config, int64_t capacity, xh_dtype activation) {
-  int64_t bytes = 0;
-  for (int64_t layer = 0; layer < config.layer_count; ++layer) {
-    for (const StateSpec& state : MixerState(config, layer, 1, capacity)) {
-      bytes += ElementCount(state.shape) * DTypeBytes(state.is_cache ? activation : XH_F32);
-    }
-  }
-  return bytes;
-}
-
 json DescribeState(const Model& model) {
   const ModelConfig& config = model.config;
   const xh_dtype activation = model.activation_dtype();
-  const int64_t constant = StateBytes(config, 0, activation);
+  const int64_t constant = DecodeStateBytes(config, 0, activation);
   return {
       {"constant_bytes", constant},
-      {"bytes_per_token", StateBytes(config, 1, activation) - constant},
+      {"bytes_per_token", DecodeStateBytes(config, 1, activation) - constant},
       {"teacher_bytes_per_token", 2 * config.layer_count * config.kv_heads * config.head_dim * DTypeBytes(activation)}};
 }
 
@@ -76,6 +66,32 @@ json DescribeTokenizer(const Model& model) {
 }
 
 }  // namespace
+
+int64_t DecodeStateBytes(const ModelConfig& config, int64_t capacity, xh_dtype activation) {
+  int64_t bytes = 0;
+  for (int64_t layer = 0; layer < config.layer_count; ++layer) {
+    for (const StateSpec& state : MixerState(config, layer, 1, capacity)) {
+      bytes += ElementCount(state.shape) * DTypeBytes(state.is_cache ? activation : XH_F32);
+    }
+  }
+  return bytes;
+}
+
+StatusOr<std::shared_ptr<const Model>> SketchModel(std::shared_ptr<Device> rehearsal, const std::string& path,
+                                                   xh_dtype dtype) {
+  XH_ASSIGN_OR_RETURN(ModelSource source, OpenModelSource(path));
+  auto model = std::make_shared<Model>();
+  for (const SourceTensor& tensor : source.tensors) {
+    const xh_dtype held = HeldDType(tensor.dtype, dtype);
+    XH_ASSIGN_OR_RETURN(const int64_t bytes, TensorBytes(held, tensor.shape));
+    XH_ASSIGN_OR_RETURN(Buffer buffer, rehearsal->Allocate(bytes));
+    model->weights[tensor.name] = {held, tensor.shape, std::make_shared<Buffer>(std::move(buffer))};
+  }
+  model->config = std::move(source.config);
+  model->device = std::move(rehearsal);
+  model->path = path;
+  return model;
+}
 
 StatusOr<std::shared_ptr<Model>> Model::Load(const std::shared_ptr<Runtime>& runtime, const std::string& path,
                                              xh_dtype dtype) {

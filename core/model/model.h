@@ -46,6 +46,12 @@ class Model {
   nlohmann::json Describe() const;
 };
 
+// A model that has config and sizes alone: its weights are memory of a device that rehearses, and no byte is read.
+StatusOr<std::shared_ptr<const Model>> SketchModel(std::shared_ptr<Device> rehearsal, const std::string& path,
+                                                   xh_dtype dtype);
+// The decode state of one session.
+int64_t DecodeStateBytes(const ModelConfig& config, int64_t capacity, xh_dtype activation);
+
 // Gives the value of a parameter by name: how the same forward serves teacher, student and session.
 using Binder = std::function<Value(Graph& graph, const std::string& name)>;
 Binder FrozenBinder(const Model& model);

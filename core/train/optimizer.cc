@@ -45,7 +45,10 @@ Status Optimizer::Allocate() {
   return absl::OkStatus();
 }
 
-int64_t Optimizer::bytes() const { return gradient_.bytes() + first_.bytes() + second_.bytes() + master_.bytes(); }
+int64_t Optimizer::bytes() const {
+  return gradient_.bytes() + first_.bytes() + second_.bytes() + master_.bytes() + zero_.arena_bytes() +
+         update_.arena_bytes();
+}
 
 Value Optimizer::ReportRows(int64_t first, int64_t count) {
   return update_.View(update_.Rows(report_, first, count), {count});

@@ -47,7 +47,8 @@ class Optimizer {
   int64_t updates() const { return updates_; }
   void set_updates(int64_t updates) { updates_ = updates; }
   int64_t parameter_count() const { return parameter_count_; }
-  int64_t bytes() const;  // of device memory
+  int64_t bytes() const;                                        // of device memory
+  int64_t gradient_bytes() const { return gradient_.bytes(); }  // among them
   // What a checkpoint must hold besides updates(), in the order of the names.
   std::vector<OptimizerTensor> Tensors() const;
 

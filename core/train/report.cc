@@ -64,6 +64,7 @@ json PlanEvent(const DistillRun& run) {
           {"parameters", ParameterCount(run.student())},
           {"stages", std::move(stages)},
           {"memory_bytes", largest},
+          {"memory", MemoryToJson(run.memory())},
           {"documents", documents},
           {"skipped_rows", run.skipped_rows()},
           {"tokens", tokens},

@@ -6,7 +6,6 @@
 #include "absl/strings/str_format.h"
 #include "core/checkpoint/dtype.h"
 #include "core/json_fields.h"
-#include "core/probe/plan.h"
 #include "core/train/report.h"
 
 namespace xh {
@@ -18,8 +17,10 @@ StatusOr<std::unique_ptr<DistillRun>> DistillRun::Open(std::shared_ptr<Runtime> 
   if (!run->recipe_.dry_run) {
     XH_ASSIGN_OR_RETURN(run->directory_, RunDirectory::Open(run->recipe_.output));
   }
+  XH_RETURN_IF_ERROR(run->CheckMemory());
   XH_RETURN_IF_ERROR(run->LoadTeacher());
-  XH_RETURN_IF_ERROR(run->ReadPlan());
+  // What a probe's plan says becomes options of the student, so that the run's description holds it.
+  XH_RETURN_IF_ERROR(ReadStudentPlan(run->teacher_->config, &run->recipe_));
   XH_RETURN_IF_ERROR(run->OpenData());
   return run;
 }
@@ -36,26 +37,34 @@ StatusOr<bool> DistillRun::Prepare() {
 
 // ---- what the recipe names ----
 
+// Compiles every stage without its memory: their errors and their sizes are known before a weight is read.
+Status DistillRun::CheckMemory() {
+  XH_ASSIGN_OR_RETURN(memory_, PlanRun());
+  return CheckFits(runtime_, recipe_, memory_, memory_.available);
+}
+
+// A run that goes on does not need the student that it began with: a checkpoint of its own is as large.
+StatusOr<MemoryPlan> DistillRun::PlanRun() {
+  StatusOr<MemoryPlan> plan = PlanMemory(runtime_, recipe_);
+  if (plan.ok() || recipe_.start.empty() || directory_ == nullptr) return plan;
+  XH_ASSIGN_OR_RETURN(const std::vector<int64_t> steps, directory_->CheckpointSteps());
+  for (int64_t step : steps) {
+    Recipe resumed = recipe_;
+    resumed.start = directory_->CheckpointPath(step);
+    StatusOr<MemoryPlan> other = PlanMemory(runtime_, resumed);
+    if (other.ok()) return other;
+  }
+  return plan;
+}
+
 Status DistillRun::LoadTeacher() {
   XH_ASSIGN_OR_RETURN(teacher_, Model::Load(runtime_, recipe_.teacher, recipe_.dtype));
   const ModelConfig& config = teacher_->config;
-  if (recipe_.context > config.context) {
-    return InvalidArgument("distill: \"context\" is ", recipe_.context, "; allowed: 2 to ", config.context,
-                           ", the teacher's");
-  }
+  XH_RETURN_IF_ERROR(CheckTeacher(recipe_, config));
   if (teacher_->tokenizer != nullptr && teacher_->tokenizer->vocab_size() > config.vocab_size) {
     return Incompatible(recipe_.teacher, ": the tokenizer has ", teacher_->tokenizer->vocab_size(),
                         " tokens, the model's vocabulary ", config.vocab_size);
   }
-  return absl::OkStatus();
-}
-
-// What a plan says becomes options of the student, so that the run's description holds it.
-Status DistillRun::ReadPlan() {
-  if (recipe_.plan.empty()) return absl::OkStatus();
-  XH_ASSIGN_OR_RETURN(const json object, ReadJsonFile(recipe_.plan));
-  XH_ASSIGN_OR_RETURN(const Plan plan, PlanFromJson(teacher_->config, object, recipe_.plan));
-  XH_ASSIGN_OR_RETURN(recipe_.student_options, StudentOptions(plan, recipe_.student_options, recipe_.plan));
   return absl::OkStatus();
 }
 
@@ -178,29 +187,16 @@ Status DistillRun::Resume(const std::string& path) {
 }
 
 StatusOr<std::unique_ptr<StageTrainer>> DistillRun::MakeTrainer(int64_t stage, Student* student) {
-  return StageTrainer::Create(*teacher_, student, recipe_.stages[static_cast<size_t>(stage)], batch_shape(),
+  return StageTrainer::Create(*teacher_, student, recipe_.stages[static_cast<size_t>(stage)], BatchShapeOf(recipe_),
                               recipe_.dtype);
 }
 
-// Compiles every stage to come, so that its errors and its memory are known before the first step. The stage in hand
-// comes last and stays.
 Status DistillRun::PlanStages() {
-  for (const StageRecipe& stage : recipe_.stages) plans_.push_back({stage.name, stage.schedule.steps, 0, 0});
-  auto note = [this](int64_t stage, const StageTrainer& trainer) {
-    StagePlan& plan = plans_[static_cast<size_t>(stage)];
-    plan.trained_parameters = trainer.optimizer().parameter_count();
-    plan.memory_bytes = trainer.memory_bytes();
-  };
-  for (int64_t stage = static_cast<int64_t>(plans_.size()) - 1; stage > stage_; --stage) {
-    Student copy = student_;
-    XH_ASSIGN_OR_RETURN(const std::unique_ptr<StageTrainer> trial, MakeTrainer(stage, &copy));
-    note(stage, *trial);
+  for (const StageMemory& stage : memory_.stages) {
+    plans_.push_back({stage.stage, stage.steps, stage.trained_parameters, stage.without_weights()});
   }
-  if (finished()) return absl::OkStatus();
-  if (trainer_ == nullptr) {
-    XH_ASSIGN_OR_RETURN(trainer_, MakeTrainer(stage_, &student_));
-  }
-  note(stage_, *trainer_);
+  if (finished() || trainer_ != nullptr) return absl::OkStatus();
+  XH_ASSIGN_OR_RETURN(trainer_, MakeTrainer(stage_, &student_));
   return absl::OkStatus();
 }
 

@@ -9,6 +9,7 @@
 
 #include "core/runtime.h"
 #include "core/train/batches.h"
+#include "core/train/memory_plan.h"
 #include "core/train/recipe.h"
 #include "core/train/run_directory.h"
 #include "core/train/trainer.h"
@@ -30,10 +31,11 @@ struct StagePlan {
 // same numbers, the same student bit for bit (on the same machine and thread count).
 class DistillRun {
  public:
-  // Loads the teacher and opens the data. With dry_run nothing is written.
+  // Checks that the run fits into the device's memory, loads the teacher and opens the data. With dry_run nothing is
+  // written.
   static StatusOr<std::unique_ptr<DistillRun>> Open(std::shared_ptr<Runtime> runtime, Recipe recipe);
   // Tokenises one block of the data; after the last one, which gives true, finds the place to go on from and compiles
-  // every stage. Nothing below may be called before.
+  // the stage in hand. Nothing below may be called before.
   StatusOr<bool> Prepare();
   int64_t data_bytes() const;       // of all files
   int64_t data_bytes_read() const;  // so far
@@ -67,6 +69,7 @@ class DistillRun {
   const Student& student() const { return student_; }
   const BatchStream& batches() const { return *batches_; }
   const std::vector<StagePlan>& plans() const { return plans_; }
+  const MemoryPlan& memory() const { return memory_; }
   int64_t stage() const { return stage_; }
   StageTrainer* trainer() { return trainer_.get(); }  // of the stage in hand; NULL when all are done
   int64_t total_step() const { return total_step_; }
@@ -77,8 +80,9 @@ class DistillRun {
  private:
   DistillRun(std::shared_ptr<Runtime> runtime, Recipe recipe)
       : runtime_(std::move(runtime)), recipe_(std::move(recipe)) {}
+  Status CheckMemory();
+  StatusOr<MemoryPlan> PlanRun();
   Status LoadTeacher();
-  Status ReadPlan();
   Status OpenData();
   StatusOr<bool> ReadData();
   Status Describe();
@@ -89,12 +93,10 @@ class DistillRun {
   StatusOr<std::unique_ptr<StageTrainer>> MakeTrainer(int64_t stage, Student* student);
   Status PlanStages();
   nlohmann::json HistoryEntry() const;
-  BatchShape batch_shape() const {
-    return {recipe_.batch, recipe_.micro_batch, recipe_.context, recipe_.reset_at_document, recipe_.checkpoint_blocks};
-  }
 
   std::shared_ptr<Runtime> runtime_;
   Recipe recipe_;
+  MemoryPlan memory_;
   std::shared_ptr<Model> teacher_;
   std::vector<std::unique_ptr<DocumentReader>> readers_;  // one a source
   std::vector<Documents> documents_;                      // of those that were read; the last is in hand

@@ -83,6 +83,19 @@ StatusOr<Student> LoadStudent(const std::shared_ptr<Runtime>& runtime, const std
   return student;
 }
 
+StatusOr<Student> SketchStudent(const std::string& path, const Model& teacher, xh_dtype dtype) {
+  XH_ASSIGN_OR_RETURN(const std::shared_ptr<const Model> model, SketchModel(teacher.device, path, dtype));
+  XH_RETURN_IF_ERROR(CheckSameTeacher(model->config, teacher.config, path));
+  Student student{model->config, model->weights, model->history};
+  for (auto& [name, weight] : student.weights) {
+    const auto other = teacher.weights.find(name);
+    const bool same =
+        other != teacher.weights.end() && other->second.dtype == weight.dtype && other->second.shape == weight.shape;
+    if (same) weight = other->second;
+  }
+  return student;
+}
+
 Status ShareWithTeacher(const Model& teacher, Student* student) {
   for (auto& [name, weight] : student->weights) {
     const auto other = teacher.weights.find(name);

@@ -28,6 +28,9 @@ StatusOr<Student> SeedStudent(const Model& teacher, const nlohmann::json& option
 StatusOr<Student> LoadStudent(const std::shared_ptr<Runtime>& runtime, const std::string& path, const Model& teacher,
                               xh_dtype dtype);
 
+// The same without its content, on the teacher's device, which rehearses: what the teacher has too is taken as shared.
+StatusOr<Student> SketchStudent(const std::string& path, const Model& teacher, xh_dtype dtype);
+
 // Lets every parameter that equals the teacher's bit for bit use the teacher's memory.
 Status ShareWithTeacher(const Model& teacher, Student* student);
 

@@ -12,11 +12,7 @@ double Scale(const StepMetrics& metrics) { return 1.0 / static_cast<double>(std:
 
 }  // namespace
 
-StageTrainer::StageTrainer(StageRecipe recipe, const BatchShape& shape) : recipe_(std::move(recipe)), shape_(shape) {
-  ids_.resize(static_cast<size_t>(shape.rows * shape.tokens));
-  targets_.resize(ids_.size());
-  starts_.resize(ids_.size());
-}
+StageTrainer::StageTrainer(StageRecipe recipe, const BatchShape& shape) : recipe_(std::move(recipe)), shape_(shape) {}
 
 StatusOr<std::unique_ptr<StageTrainer>> StageTrainer::Create(const Model& teacher, Student* student,
                                                              const StageRecipe& recipe, const BatchShape& shape,
@@ -64,6 +60,8 @@ double StageTrainer::LossOf(const LossSums& sums, double scale) const {
 // Gathers the gradients of a whole batch: micro-batches weigh as their tokens do, so that the result is that of one
 // pass.
 Status StageTrainer::QueueBatch(BatchStream& batches, StepMetrics* metrics) {
+  const auto tokens = static_cast<size_t>(shape_.rows * shape_.tokens);
+  for (std::vector<int32_t>* rows : {&ids_, &targets_, &starts_}) rows->resize(tokens);
   for (int64_t row = 0; row < shape_.rows; ++row) {
     const int64_t at = row * shape_.tokens;
     batches.NextRow(ids_.data() + at, targets_.data() + at, starts_.data() + at);

@@ -54,6 +54,7 @@ void AddOptionsFlag(CLI::App* command, Context& context, const std::string& kind
 void AddImport(CLI::App& app, Context& context);
 void AddExport(CLI::App& app, Context& context);
 void AddDistill(CLI::App& app, Context& context);
+void AddPlan(CLI::App& app, Context& context);
 void AddMerge(CLI::App& app, Context& context);
 void AddProbe(CLI::App& app, Context& context);
 void AddTokenize(CLI::App& app, Context& context);

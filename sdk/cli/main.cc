@@ -69,9 +69,9 @@ int main(int argc, char** argv) {
   app.fallthrough();  // global flags may come after the command
   app.option_defaults()->always_capture_default();
   AddGlobalFlags(app, context);
-  for (auto add : {cli::AddImport, cli::AddExport, cli::AddDistill, cli::AddMerge, cli::AddProbe, cli::AddTokenize,
-                   cli::AddGenerate, cli::AddEvaluate, cli::AddInspect, cli::AddBench, cli::AddPlugins, cli::AddDoctor,
-                   cli::AddCompletion}) {
+  for (auto add : {cli::AddImport, cli::AddExport, cli::AddPlan, cli::AddDistill, cli::AddMerge, cli::AddProbe,
+                   cli::AddTokenize, cli::AddGenerate, cli::AddEvaluate, cli::AddInspect, cli::AddBench,
+                   cli::AddPlugins, cli::AddDoctor, cli::AddCompletion}) {
     add(app, context);
   }
   const int parsed = Parse(app, argc, argv);

@@ -60,6 +60,7 @@ std::string DescribeEvent(const json& event, bool* milestone) {
   if (kind == "stage_done") return "stage " + Text(event, "stage") + " done";
   *milestone = false;
   if (kind == "step") return DescribeStep(event);
+  if (kind == "memory") return "planned";
   std::string line = kind;
   for (const char* key : {"model", "task", "tensor", "name", "part"}) {
     if (event.contains(key)) line += " " + Text(event, key);

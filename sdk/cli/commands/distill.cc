@@ -17,7 +17,7 @@ struct Flags {
   std::string mixer, feature_map;
   int64_t window = 0, sinks = 0, features = 0;
   int64_t context = 0, batch = 0, micro_batch = 0, seed = 0, save_every = 0;
-  bool dry_run = false, no_resume = false;
+  bool dry_run = false, no_resume = false, checkpoint_blocks = false;
 };
 
 json ReadRecipe(const std::string& path) {
@@ -99,6 +99,7 @@ json Overridden(json recipe, const Flags& flags, const CLI::App& command) {
     recipe["data"] = json::array();
     for (const std::string& entry : flags.data) recipe["data"].push_back(DataEntry(entry));
   }
+  if (flags.checkpoint_blocks) recipe["checkpoint_blocks"] = true;
   if (flags.dry_run) recipe["dry_run"] = true;
   if (flags.no_resume) recipe["resume"] = "no";
   for (const std::string& assignment : flags.set) SetByPath(&recipe, assignment);
@@ -120,7 +121,8 @@ void AddFlags(CLI::App* command, Flags& flags) {
   plain(command->add_option("--batch", flags.batch, "Rows of a step"));
   plain(command->add_option("--micro-batch", flags.micro_batch, "Rows of a forward and backward"));
   plain(command->add_option("--seed", flags.seed, "Order of the data"));
-  plain(command->add_option("--dtype", flags.dtype, "Parameters in f32 or bf16"));
+  plain(command->add_option("--dtype", flags.dtype, "Parameters and activations in f32 or bf16"));
+  command->add_flag("--checkpoint-blocks", flags.checkpoint_blocks, "Less memory for a second forward of every block");
   plain(command->add_option("--save-every", flags.save_every, "Steps between training checkpoints"));
   plain(command->add_option("--mixer", flags.mixer, "New student: hybrid, attention, window or mlstm"));
   plain(command->add_option("--feature-map", flags.feature_map, "New student: softmax, hedgehog or none"));
@@ -132,7 +134,38 @@ void AddFlags(CLI::App* command, Flags& flags) {
   command->add_flag("--dry-run", flags.dry_run, "Check everything, show the plan, train nothing");
 }
 
+void PrintMemory(const json& plan) {
+  Table table({"stage", "teacher", "student", "gradients", "optimizer", "activations", "total"});
+  for (const json& stage : plan["stages"]) {
+    table.AddRow({stage["stage"], Bytes(plan["teacher_bytes"]), Bytes(stage["student_bytes"]),
+                  Bytes(stage["gradient_bytes"]), Bytes(stage["optimizer_bytes"]), Bytes(stage["activation_bytes"]),
+                  Bytes(stage["total_bytes"])});
+  }
+  table.Print(std::cout);
+  std::cout << "\ndevice " << plan["device"].get<std::string>() << ": " << Bytes(plan["available_bytes"])
+            << " available of " << Bytes(plan["memory_bytes"]) << "; the run "
+            << (plan["fits"].get<bool>() ? "fits" : "does not fit")
+            << "\na session of the student at its whole context: " << Bytes(plan["decode_state_bytes"])
+            << " of state\n";
+}
+
 }  // namespace
+
+void AddPlan(CLI::App& app, Context& context) {
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command = app.add_subcommand("plan", "Say what a distill recipe will hold in the device's memory");
+  AddFlags(command, *flags);
+  AddOptionsFlag(command, context, "plan");
+  command->footer(
+      "Example: xhybrid plan --recipe recipe.json --device cuda --micro-batch 2\nData and output need not be given.");
+  command->callback([&context, flags, command] {
+    context.command = [&context, flags, command] {
+      const json plan = RunJob(context, "plan", Overridden(ReadRecipe(flags->recipe), *flags, *command));
+      context.as_json ? PrintJson(plan) : PrintMemory(plan);
+      return 0;
+    };
+  });
+}
 
 void AddDistill(CLI::App& app, Context& context) {
   auto flags = std::make_shared<Flags>();
