@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <fstream>
+#include <new>
 #include <sstream>
 #include <thread>
 
@@ -19,6 +21,7 @@ constexpr int32_t kMostThreads = 4096;
 // The value of the first line "key : value" of /proc/cpuinfo.
 std::string CpuInfo(const std::string& key) {
   std::ifstream file("/proc/cpuinfo");
+  if (!file.is_open() && errno == ENOMEM) throw std::bad_alloc();
   file.exceptions(std::ios::badbit);  // no memory is no end of the file
   std::string line;
   while (std::getline(file, line)) {
@@ -62,7 +65,7 @@ json DeviceReport(Runtime& runtime) {
     StatusOr<std::string> value = (*device)->QueryText(key);
     if (value.ok()) report[key] = *value;
   }
-  for (const char* key : {"memory_bytes", "free_bytes", "threads"}) {
+  for (const char* key : {"memory_bytes", "threads"}) {
     StatusOr<int64_t> value = (*device)->QueryInt(key);
     if (value.ok()) report[key] = *value;
   }

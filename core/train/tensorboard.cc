@@ -62,6 +62,7 @@ StatusOr<std::unique_ptr<EventWriter>> EventWriter::Open(const std::string& dire
   const int64_t seconds = std::chrono::duration_cast<std::chrono::seconds>(now).count();
   const std::string path = absl::StrCat(directory, "/events.out.tfevents.", seconds, ".xhybrid.", getpid());
   std::FILE* file = std::fopen(path.c_str(), "ab");
+  if (file == nullptr && errno == ENOMEM) return OutOfMemory(path, ": out of memory");
   if (file == nullptr) return IoError(path, " cannot be opened: ", std::strerror(errno));
   std::unique_ptr<EventWriter> writer(new EventWriter(path, file));
   std::string first = EventAt(0);
