@@ -21,29 +21,30 @@ const OpSlots* FindOpSlots(xh_op op);
 // Pass, flags and the number of arguments: before a Request is made of it.
 Refusal CheckDesc(const OpSlots& op, const xh_op_desc& desc);
 
-Refusal CheckMatmul(const Request& request, Dims* dims);                               // M N K
-Refusal CheckRmsNorm(const Request& request, Dims* dims, xh_norm_params* params);      // M D
-Refusal CheckRope(const Request& request, Dims* dims);                                 // B T H d P
-Refusal CheckAdd(const Request& request, Dims* dims);                                  // M D
-Refusal CheckSwiglu(const Request& request, Dims* dims);                               // M F
-Refusal CheckEmbed(const Request& request, Dims* dims);                                // V D M
+Refusal CheckMatmul(const Request& request, Dims* dims);                           // M N K
+Refusal CheckRmsNorm(const Request& request, Dims* dims, xh_norm_params* params);  // M D
+Refusal CheckRope(const Request& request, Dims* dims);                             // B T H d P
+Refusal CheckAdd(const Request& request, Dims* dims);                              // M D
+Refusal CheckSwiglu(const Request& request, Dims* dims);                           // M F
+Refusal CheckEmbed(const Request& request, Dims* dims);                            // V D M
 Refusal CheckCast(const Request& request);
 Refusal CheckFill(const Request& request, xh_fill_params* params);
-Refusal CheckReduce(const Request& request, Dims* dims, xh_reduce_params* params);     // M N
-Refusal CheckTopK(const Request& request, Dims* dims, xh_top_k_params* params);        // M V k
+Refusal CheckReduce(const Request& request, Dims* dims, xh_reduce_params* params);  // M N
+Refusal CheckTopK(const Request& request, Dims* dims, xh_top_k_params* params);     // M V k
 // B H K T n d, K for KV. State all or none, none with `start`; H is a multiple of KV.
 Refusal CheckMlstm(const Request& request, Dims* dims, xh_mlstm_params* params);
 // B H K T d C, K for KV. The cache all or none, INFER only, without `start`, with the slots that its heads own.
 Refusal CheckAttention(const Request& request, Dims* dims, xh_attention_params* params);
 Refusal CheckFeatureMap(const Request& request, Dims* dims, xh_feature_map_params* params);  // B U T d H n p
-Refusal CheckHeadGate(const Request& request, Dims* dims);                             // B H K T d w
+Refusal CheckHeadGate(const Request& request, Dims* dims);                                   // B H K T d w
 // heads: which of the H heads of h the N mixed ones are.
-Refusal CheckMix(const Request& request, Dims* dims, std::vector<int32_t>* heads);     // B N T d H
+Refusal CheckMix(const Request& request, Dims* dims, std::vector<int32_t>* heads);  // B N T d H
 // heads: for each of the N heads of y the head of x.
 Refusal CheckSelectHeads(const Request& request, Dims* dims, std::vector<int32_t>* heads);  // B U T d N
-Refusal CheckAlignLoss(const Request& request, Dims* dims);                            // B H T d
+Refusal CheckAlignLoss(const Request& request, Dims* dims);                                 // B H T d
 Refusal CheckDistillLoss(const Request& request, Dims* dims, xh_distill_params* params);  // M V k (-1 without teacher)
-Refusal CheckAdamw(const Request& request, Dims* dims, xh_adamw_params* params);       // N
+Refusal CheckClip(const Request& request, Dims* dims, xh_clip_params* params);            // N, S (-1 without sums)
+Refusal CheckAdamw(const Request& request, Dims* dims, xh_adamw_params* params);          // N
 
 }  // namespace xh::backend
 
