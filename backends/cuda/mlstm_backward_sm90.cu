@@ -1,0 +1,711 @@
+// MLSTM on Hopper, BACKWARD: one pass against the sequence (SPEC.md 1.1). With the denominator as one more column of h,
+// v' = [v, 1] and dh' = [dh, -(dh . h)] / N, the mLSTM is a linear attention without normaliser:
+//   E = (dh' v'^T) o D,  P = (q k^T) o D,  dv = P^T dh',  dq = E k,  dk = E^T q   inside a chunk, and through the state
+//   dq += carry dh' S'^T,  dk += keep v' dS'^T,  dv += keep k dS,  dS' before the chunk = decay dS' + (carry q)^T dh'.
+// The products inside a chunk are made transposed, [s][t], so that P^T and E^T are operands in registers.
+// Bytes of device memory: q, k, v, dh and the saved states are read once, dh and h once more for the row sums; dq, dk
+// and dv are written once.
+#include "backends/cuda/mlstm_plans_sm90.cuh"
+
+namespace xh::gpu::mlstm {
+namespace {
+
+using namespace sm90;
+
+// What a chunk needs of its gates and divisors, an entry a token.
+struct alignas(16) BackwardWeights {
+  float x[kChunk], most[kChunk];  // times log2(e)
+  float keep[kChunk];
+  float inverse[kChunk];       // 1 / N
+  float delta[kChunk];         // (dh . h) / N
+  float state_weight[kChunk];  // carry / N
+  float state_delta[kChunk];   // carry (dh . h) / N
+  int first[kChunk];
+  float decay;
+};
+
+template <int kN, int kD>
+struct BackwardLayout {
+  static constexpr int kGroups = kD / 64, kThreads = kGroups * kWarpgroup, kBlock = 64 * 128;
+  // A small head leaves room for several blocks of threads a multiprocessor, which hide each other's loads.
+  static constexpr int kStages = kD == 128 ? 2 : 1;
+  static constexpr int kStage = (2 * kN + 2 * kD) / 64 * kBlock;  // q, k, v, dh
+  static constexpr int kK = kN / 64 * kBlock, kV = 2 * kK, kG = kV + kGroups * kBlock;
+  static constexpr int kState = kStages * kStage;
+  static constexpr int kGradient = kState + kGroups * kN * 128;  // of the state after the chunk
+  static constexpr int kWeighted = kGradient + kGroups * kN * 128;
+  static constexpr int kE = kWeighted + kGroups * kBlock;
+  static constexpr int kWeights = kE + kBlock;
+  static constexpr int kZ = kWeights + 2 * static_cast<int>(sizeof(BackwardWeights));
+  static constexpr int kDz = kZ + kN * 4;
+  static constexpr int kDi = kDz + kN * 4;
+  static constexpr int kBarriers = kDi + kGroups * kChunk * 4;
+  static constexpr int kBytes = kBarriers + 24 + 1024;
+};
+
+class PendingBackward {
+ public:
+  __device__ PendingBackward(const BackwardArguments& a, int64_t pair, int64_t chunk, int token)
+      : chunk_(a.gates, pair, chunk), token_(token), at_(token < chunk_.tokens ? token : chunk_.tokens - 1) {
+    x_ = chunk_.x[at_];
+    first_ = chunk_.First(at_);
+    most_ = chunk_.Most(at_);
+    inverse_ = a.inverses[pair * a.gates.tokens + chunk_.at + at_];
+    delta_ = a.deltas[pair * a.gates.tokens + chunk_.at + at_];
+  }
+  __device__ void Store(float scale, BackwardWeights* to) const {
+    const bool inside = token_ == at_;
+    const float carry = inside ? scale * chunk_.Carry(at_, most_) : 0.0f;
+    to->x[token_] = inside ? x_ * kLog2E : -kInfinity;
+    to->most[token_] = most_ * kLog2E;
+    to->keep[token_] = inside && token_ >= chunk_.last_document ? __expf(chunk_.total + x_ - chunk_.after) : 0.0f;
+    to->inverse[token_] = inside ? inverse_ : 0.0f;
+    to->delta[token_] = inside ? delta_ : 0.0f;
+    to->state_weight[token_] = carry * inverse_;
+    to->state_delta[token_] = carry * delta_;
+    to->first[token_] = first_;
+    if (token_ == 0) to->decay = chunk_.Decay();
+  }
+
+ private:
+  ChunkGates<float> chunk_;
+  int token_, at_;
+  float x_, most_, inverse_, delta_;
+  int first_;
+};
+
+// Rows [64][64] of packed accumulators as a tile of one block.
+__device__ inline void StoreTile(const uint32_t (&words)[16], int row, int pair_column, char* tile) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    *reinterpret_cast<uint32_t*>(tile + TileOffset(row + i % 2 * 8, i / 2 * 8 + pair_column)) = words[i];
+  }
+}
+__device__ inline void StoreTile(const float (&d)[32], int row, int pair_column, char* tile) {
+  uint32_t words[16];
+#pragma unroll
+  for (int i = 0; i < 16; ++i) words[i] = PackPair(d[2 * i], d[2 * i + 1]);
+  StoreTile(words, row, pair_column, tile);
+}
+
+// kOutputs 0: only the gradient of the state before a segment, whose gradient after it was 0.
+template <int kN, int kD, bool kOutputs, bool kDocuments>
+__global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
+    BackwardKernel(const __grid_constant__ CUtensorMap map_q, const __grid_constant__ CUtensorMap map_k,
+                   const __grid_constant__ CUtensorMap map_v, const __grid_constant__ CUtensorMap map_g,
+                   const __grid_constant__ CUtensorMap map_dq, const __grid_constant__ CUtensorMap map_dk,
+                   const __grid_constant__ CUtensorMap map_dv, const BackwardArguments a) {
+  using Layout = BackwardLayout<kN, kD>;
+  constexpr int kBlocks = kN / 64, kGroups = Layout::kGroups, kBlock = Layout::kBlock, kStages = Layout::kStages;
+  constexpr int kParts = kBlocks / kGroups > 0 ? kBlocks / kGroups : 1;  // blocks of 64 features of a warpgroup
+  constexpr int kStateBlock = kN * 128;
+  extern __shared__ char unaligned[];
+  char* const shared = unaligned + (1024 - SharedAddress(unaligned) % 1024) % 1024;
+  uint64_t* const loaded = reinterpret_cast<uint64_t*>(shared + Layout::kBarriers);
+  uint64_t* const state_loaded = loaded + 2;
+  float* const z = reinterpret_cast<float*>(shared + Layout::kZ);
+  float* const dz = reinterpret_cast<float*>(shared + Layout::kDz);
+  float* const di = reinterpret_cast<float*>(shared + Layout::kDi);
+  const auto weights = [&](int64_t i) { return reinterpret_cast<BackwardWeights*>(shared + Layout::kWeights) + i % 2; };
+  char *const state_tiles = shared + Layout::kState, *const gradient_tiles = shared + Layout::kGradient;
+  char *const weighted = shared + Layout::kWeighted, *const e_tile = shared + Layout::kE;
+
+  const int64_t segment = blockIdx.x / a.pairs, pair = blockIdx.x % a.pairs;
+  const int b = static_cast<int>(pair / a.heads), head = static_cast<int>(pair % a.heads), kv_head = head / a.group;
+  const int64_t first_chunk = a.segments.First(segment), end_chunk = a.segments.End(segment, a.gates.chunks);
+  const int64_t count = end_chunk - first_chunk;
+  const int thread = static_cast<int>(threadIdx.x), group = thread / kWarpgroup, lane = thread % 32;
+  const int row = thread % kWarpgroup / 32 * 16 + lane / 4, pair_column = lane % 4 * 2;
+  const int part = group * kParts;  // this warpgroup's first block of features
+
+  const auto load = [&](int64_t chunk, int stage) {
+    const int t = static_cast<int>(chunk) * kChunk;
+    char* const to = shared + stage * Layout::kStage;
+    uint64_t* const barrier = &loaded[stage];
+    BarrierExpect(barrier, kOutputs ? Layout::kStage : (kBlocks + kGroups) * kBlock);
+    for (int i = 0; i < kBlocks; ++i) {
+      LoadBox(to + i * kBlock, map_q, i * 64, t, head, b, barrier);
+      if (kOutputs) LoadBox(to + Layout::kK + i * kBlock, map_k, i * 64, t, head, b, barrier);
+    }
+    for (int i = 0; i < kGroups; ++i) {
+      if (kOutputs) LoadBox(to + Layout::kV + i * kBlock, map_v, i * 64, t, kv_head, b, barrier);
+      LoadBox(to + Layout::kG + i * kBlock, map_g, i * 64, t, head, b, barrier);
+    }
+  };
+  const auto load_state = [&](int64_t chunk) {
+    BarrierExpect(state_loaded, kGroups * kStateBlock);
+    LoadBytes(state_tiles, a.states + (pair * a.gates.chunks + chunk) * kGroups * kStateBlock, kGroups * kStateBlock,
+              state_loaded);
+  };
+
+  if (thread == 0) {
+    for (int i = 0; i < 3; ++i) BarrierInit(&loaded[i], 1);
+    BarrierInitFence();
+  }
+  StateView after = {nullptr, 0, nullptr};
+  if (kOutputs && a.segments.count > 1) after = a.local.Before(pair, segment);
+  float gradient[kBlocks][32];
+  LoadState<kBlocks>(after, group * 64, gradient);
+  for (int i = thread; i < kN; i += Layout::kThreads) dz[i] = after.vector == nullptr ? 0.0f : after.vector[i];
+  if (kOutputs) StoreStateTile<kBlocks>(gradient, gradient_tiles + group * kStateBlock);
+  if (thread < kChunk) PendingBackward(a, pair, end_chunk - 1, thread).Store(a.scale, weights(0));
+  FenceForAsync();
+  __syncthreads();
+  if (thread == 0) {
+    if (kStages == 2) load(end_chunk - 1, 0);
+    if (kOutputs) load_state(end_chunk - 1);
+  }
+  float decayed = 1.0f;
+
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t chunk = end_chunk - 1 - i;
+    const int stage = kStages == 2 ? static_cast<int>(i % 2) : 0;
+    const bool more = i + 1 < count;
+    if (thread == 0) {
+      StoreWaitRead<0>();  // gradients leave from the tiles that are loaded next
+      if (kStages == 1) load(chunk, 0);
+      if (kStages == 2 && more) load(chunk - 1, 1 - stage);
+    }
+    const PendingBackward next(a, pair, more ? chunk - 1 : chunk, thread % kChunk);
+    if (kOutputs && thread < kN) z[thread] = a.vectors[(pair * a.gates.chunks + chunk) * kN + thread];
+    const BackwardWeights& w = *weights(i);
+    char* const q_tile = shared + stage * Layout::kStage;
+    char *const k_tile = q_tile + Layout::kK, *const v_tile = q_tile + Layout::kV, *const g_tile = q_tile + Layout::kG;
+    BarrierWait(&loaded[stage], static_cast<uint32_t>(i / kStages % 2));
+    if (kOutputs) BarrierWait(state_loaded, static_cast<uint32_t>(i % 2));
+
+    float dk[kParts][32] = {}, dv[32] = {};
+    uint32_t p_words[4][4], e_words[4][4], dq_words[kParts][16];
+    float dq[kParts][32] = {};
+    if constexpr (kOutputs) {
+      float scores[32] = {}, products[32] = {};  // [s][t]: k q^T and v dh^T
+      ProductFence();
+#pragma unroll
+      for (int k = 0; k < kN; k += 16) {
+        Product<64>::Shared<0, 0>(scores, RowOperand(k_tile, kBlock, 0, k), RowOperand(q_tile, kBlock, 0, k), k > 0);
+      }
+#pragma unroll
+      for (int k = 0; k < kD; k += 16) {
+        Product<64>::Shared<0, 0>(products, RowOperand(v_tile, kBlock, 0, k), RowOperand(g_tile, kBlock, 0, k), k > 0);
+      }
+#pragma unroll
+      for (int c = 0; c < kParts; ++c) {
+#pragma unroll
+        for (int k = 0; k < kD; k += 16) {
+          Product<64>::Shared<0, 0>(dq[c], RowOperand(g_tile, kBlock, 0, k),
+                                    RowOperand(state_tiles, kStateBlock, 64 * (part + c), k), k > 0);
+        }
+      }
+      ProductCommit();
+      ScaleRows(g_tile + group * kBlock, w.state_weight, weighted + group * kBlock);
+      if (more && thread < kChunk) next.Store(a.scale, weights(i + 1));
+      ProductWait<0>();
+      Hold(scores);
+      Hold(products);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int s = row + 8 * half;
+        const float x = w.x[s];
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          const int column = 8 * j + pair_column;
+          const float2 most = *reinterpret_cast<const float2*>(&w.most[column]);
+          const float2 inverse = *reinterpret_cast<const float2*>(&w.inverse[column]);
+          const float2 delta = *reinterpret_cast<const float2*>(&w.delta[column]);
+          const auto weight = [&](int t, float most_t) {
+            const bool visible = s <= t && (!kDocuments || s >= w.first[t]);
+            return visible ? a.scale * exp2f(x - most_t) : 0.0f;
+          };
+          const float at_0 = weight(column, most.x), at_1 = weight(column + 1, most.y);
+          const float *const score = scores + 4 * j + 2 * half, *const product = products + 4 * j + 2 * half;
+          const auto times = [](float weight, float value) { return weight == 0.0f ? 0.0f : weight * value; };
+          const uint32_t p = PackPair(times(at_0, score[0] * inverse.x), times(at_1, score[1] * inverse.y));
+          const uint32_t e =
+              PackPair(times(at_0, product[0] * inverse.x - delta.x), times(at_1, product[1] * inverse.y - delta.y));
+          p_words[j / 2][j % 2 * 2 + half] = p;
+          e_words[j / 2][j % 2 * 2 + half] = e;
+          if (j * kGroups / 8 == group) *reinterpret_cast<uint32_t*>(e_tile + TileOffset(s, column)) = e;
+        }
+      }
+    } else {
+      ScaleRows(g_tile + group * kBlock, w.state_weight, weighted + group * kBlock);
+      if (more && thread < kChunk) next.Store(a.scale, weights(i + 1));
+    }
+    FenceForAsync();
+    __syncthreads();  // E^T and the weighted dh are there; nobody reads the state's tiles any more
+
+    if constexpr (kOutputs) {
+      if (thread == 0 && more) load_state(chunk - 1);
+#pragma unroll
+      for (int c = 0; c < kParts; ++c) {
+        Hold(dq[c]);
+#pragma unroll
+        for (int at = 0; at < 32; ++at) {
+          const int t = row + (at & 2) * 4, feature = 64 * (part + c) + at / 4 * 8 + pair_column + (at & 1);
+          const float weight = w.state_weight[t];
+          dq[c][at] = weight == 0.0f ? 0.0f : weight * dq[c][at];
+          dq[c][at] -= w.state_delta[t] * z[feature];
+        }
+        Hold(dq[c]);
+      }
+      ProductFence();
+#pragma unroll
+      for (int c = 0; c < kParts; ++c) {
+#pragma unroll
+        for (int k = 0; k < 64; k += 16) {
+          Product<64>::Shared<1, 1>(dq[c], ColumnOperand(e_tile, kBlock, k, 0),
+                                    ColumnOperand(k_tile, kBlock, k, 64 * (part + c)), 1);
+        }
+      }
+#pragma unroll
+      for (int c = 0; c < kParts; ++c) {
+#pragma unroll
+        for (int k = 0; k < kD; k += 16) {
+          Product<64>::Shared<0, 0>(dk[c], RowOperand(v_tile, kBlock, 0, k),
+                                    RowOperand(gradient_tiles, kStateBlock, 64 * (part + c), k), k > 0);
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < kN; k += 16) {
+        Product<64>::Shared<0, 1>(dv, RowOperand(k_tile, kBlock, 0, k),
+                                  ColumnOperand(gradient_tiles, kStateBlock, k, 64 * group), k > 0);
+      }
+      ProductCommit();
+      ProductWait<0>();
+      Hold(dv);
+#pragma unroll
+      for (int at = 0; at < 32; ++at) {
+        const float keep = w.keep[row + (at & 2) * 4];
+        dv[at] = keep == 0.0f ? 0.0f : keep * dv[at];
+      }
+      Hold(dv);
+#pragma unroll
+      for (int c = 0; c < kParts; ++c) {
+        Hold(dq[c]);
+        Hold(dk[c]);
+#pragma unroll
+        for (int at = 0; at < 16; ++at) dq_words[c][at] = PackPair(dq[c][2 * at], dq[c][2 * at + 1]);
+#pragma unroll
+        for (int at = 0; at < 32; ++at) {
+          const float keep = w.keep[row + (at & 2) * 4];
+          const int feature = 64 * (part + c) + at / 4 * 8 + pair_column + (at & 1);
+          dk[c][at] = keep == 0.0f ? 0.0f : keep * (dk[c][at] + dz[feature]);
+        }
+        Hold(dk[c]);
+      }
+    }
+
+    const float decay = w.decay;
+#pragma unroll
+    for (int c = 0; c < kBlocks; ++c) {
+#pragma unroll
+      for (int at = 0; at < 32; ++at) gradient[c][at] = decay == 0.0f ? 0.0f : gradient[c][at] * decay;
+      Hold(gradient[c]);
+    }
+    decayed *= decay;
+    ProductFence();
+    if constexpr (kOutputs) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+#pragma unroll
+        for (int c = 0; c < kParts; ++c) {
+          Product<64>::Registers<1>(dk[c], e_words[k], ColumnOperand(q_tile, kBlock, 16 * k, 64 * (part + c)), 1);
+        }
+        Product<64>::Registers<1>(dv, p_words[k], ColumnOperand(g_tile, kBlock, 16 * k, 64 * group), 1);
+      }
+    }
+#pragma unroll
+    for (int c = 0; c < kBlocks; ++c) {
+#pragma unroll
+      for (int k = 0; k < 64; k += 16) {
+        Product<64>::Shared<1, 1>(gradient[c], ColumnOperand(q_tile, kBlock, k, 64 * c),
+                                  ColumnOperand(weighted, kBlock, k, 64 * group), 1);
+      }
+    }
+    ProductCommit();
+    // dz, the features of this group of 4 lanes; put in place when nobody reads the old one any more.
+    constexpr int kRounds = (kN / 2 + Layout::kThreads / 4 - 1) / (Layout::kThreads / 4);
+    float2 dz_sums[kRounds];
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      const int which = thread / 4 + round * (Layout::kThreads / 4);
+      float2 sum = {0.0f, 0.0f};
+      if (which < kN / 2) sum = WeightedColumn(q_tile, kBlock, w.state_delta, which, lane % 4);
+      sum.x += XH_SHUFFLE_XOR(sum.x, 1);
+      sum.y += XH_SHUFFLE_XOR(sum.y, 1);
+      sum.x += XH_SHUFFLE_XOR(sum.x, 2);
+      sum.y += XH_SHUFFLE_XOR(sum.y, 2);
+      dz_sums[round] = sum;
+    }
+    ProductWait<0>();
+#pragma unroll
+    for (int c = 0; c < kBlocks; ++c) Hold(gradient[c]);
+    if constexpr (kOutputs) {
+      Hold(dv);
+#pragma unroll
+      for (int c = 0; c < kParts; ++c) Hold(dk[c]);
+        // di = k . dk
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int s = row + 8 * half;
+        float sum = 0.0f;
+#pragma unroll
+        for (int c = 0; c < kParts; ++c) {
+#pragma unroll
+          for (int j = 0; j < 8; ++j) {
+            const float2 key = UnpackPair(
+                *reinterpret_cast<const uint32_t*>(k_tile + (part + c) * kBlock + TileOffset(s, 8 * j + pair_column)));
+            sum += key.x * dk[c][4 * j + 2 * half] + key.y * dk[c][4 * j + 2 * half + 1];
+          }
+        }
+        sum += XH_SHUFFLE_XOR(sum, 1);
+        sum += XH_SHUFFLE_XOR(sum, 2);
+        if (lane % 4 == 0) di[group * kChunk + s] = sum;
+      }
+    }
+    __syncthreads();  // the products have read every tile
+
+#pragma unroll
+    for (int round = 0; round < kRounds; ++round) {
+      const int which = thread / 4 + round * (Layout::kThreads / 4);
+      if (which < kN / 2 && lane % 4 < 2) {
+        const int feature = 2 * which + lane % 4;
+        const float before = decay == 0.0f ? 0.0f : decay * dz[feature];
+        dz[feature] = before - (lane % 4 == 0 ? dz_sums[round].x : dz_sums[round].y);
+      }
+    }
+    if constexpr (kOutputs) {
+#pragma unroll
+      for (int c = 0; c < kParts; ++c) {
+        StoreTile(dq_words[c], row, pair_column, q_tile + (part + c) * kBlock);
+        StoreTile(dk[c], row, pair_column, k_tile + (part + c) * kBlock);
+      }
+      StoreTile(dv, row, pair_column, v_tile + group * kBlock);
+      StoreStateTile<kBlocks>(gradient, gradient_tiles + group * kStateBlock);
+      const int64_t t = chunk * kChunk + thread;
+      if (thread < kChunk && t < a.gates.tokens) {
+        float sum = di[thread];
+        for (int g = 1; g < kGroups; ++g) sum += di[g * kChunk + thread];
+        a.di[pair * a.gates.tokens + t] = sum;
+      }
+    }
+    FenceForAsync();
+    __syncthreads();
+    if (kOutputs && thread == 0) {
+      const int t = static_cast<int>(chunk) * kChunk;
+      const auto store = [&](const CUtensorMap& map, const char* tile, int blocks, bool adds) {
+        for (int c = 0; c < blocks; ++c) {
+          if (adds) {
+            AddBox(map, tile + c * kBlock, c * 64, t, head, b);
+          } else {
+            StoreBox(map, tile + c * kBlock, c * 64, t, head, b);
+          }
+        }
+      };
+      if (a.wants_q) store(map_dq, q_tile, kBlocks, a.adds_q);
+      if (a.wants_k) store(map_dk, k_tile, kBlocks, a.adds_k);
+      if (a.wants_v) store(map_dv, v_tile, kGroups, a.adds_v);
+      StoreCommit();
+    }
+  }
+  if (thread == 0) StoreWait();
+  if (!kOutputs) a.local.Write<kBlocks>(pair, segment, group * 64, gradient, dz, decayed);
+}
+
+// ---- around it ----
+
+constexpr int kRowThreads = 256;
+
+struct DeltaArguments {
+  View<const bf16> h, dh;
+  const float* denominators;
+  GateArrays<float> gates;
+  bool floored;
+  float *inverses, *deltas, *sums;
+  int64_t rows;  // pairs T
+};
+
+// d / 8 lanes a row. sums: dh . h where the floor held, what q . dq is (0 elsewhere).
+template <int kD>
+__global__ void __launch_bounds__(kRowThreads) DeltaKernel(const DeltaArguments a) {
+  constexpr int kLanes = kD / 8;
+  const int64_t at = (static_cast<int64_t>(blockIdx.x) * kRowThreads + threadIdx.x) / kLanes;
+  const int64_t index = at < a.rows ? at : a.rows - 1;  // whole warps shuffle
+  const int part = threadIdx.x % kLanes * 8;
+  const int64_t pair = index / a.gates.tokens, t = index % a.gates.tokens;
+  const int64_t b = pair / a.gates.heads, head = pair % a.gates.heads;
+  const uint4 h = *reinterpret_cast<const uint4*>(a.h.At(b, head, t) + part);
+  const uint4 dh = *reinterpret_cast<const uint4*>(a.dh.At(b, head, t) + part);
+  const auto dot = [](uint32_t x, uint32_t y) {
+    const float2 p = UnpackPair(x), q = UnpackPair(y);
+    return p.x * q.x + p.y * q.y;
+  };
+  float sum = dot(h.x, dh.x) + dot(h.y, dh.y) + dot(h.z, dh.z) + dot(h.w, dh.w);
+#pragma unroll
+  for (int mask = kLanes / 2; mask > 0; mask /= 2) sum += XH_SHUFFLE_XOR(sum, mask);
+  if (part != 0 || at >= a.rows) return;
+  const float denominator = a.denominators[index];
+  float divisor = denominator, sign = 1.0f;
+  bool held = false;
+  if (a.floored) {
+    const ChunkGates<float> chunk(a.gates, pair, t / kChunk);
+    const int u = static_cast<int>(t % kChunk);
+    const float floor = chunk.Floor(u, chunk.Most(u)), size = fabsf(denominator);
+    held = size < floor;
+    divisor = held ? floor : size;
+    sign = denominator < 0.0f ? -1.0f : 1.0f;
+  }
+  a.inverses[index] = 1.0f / divisor;
+  a.deltas[index] = held ? 0.0f : sign * sum / divisor;
+  a.sums[index] = held ? sum : 0.0f;
+}
+
+struct GateGradients {
+  View<const float> f;
+  View<float> di_out, df_out;
+  bool adds_i, adds_f;
+  const float *di, *sums;
+  const int32_t* first;  // [B, T] or NULL
+  int64_t heads, tokens;
+  bool has_state;
+};
+
+// dlf_j: the sum over outputs t >= j of q_t . dq_t less that over inputs s >= j of k_s . dk_s, in j's document. Over a
+// document that begins with a state of 0 both sums are equal, and those over what comes before j are taken instead:
+// they are exactly 0 at its first token. A block a pair, in double: the sums are long and cancel.
+constexpr int kScanThreads = 512;
+__global__ void __launch_bounds__(kScanThreads) GateKernel(const GateGradients a) {
+  __shared__ double totals[kScanThreads];
+  const int64_t pair = blockIdx.x, b = pair / a.heads, head = pair % a.heads;
+  const int64_t each = (a.tokens + kScanThreads - 1) / kScanThreads;
+  const int thread = static_cast<int>(threadIdx.x);
+  const float *const di = a.di + pair * a.tokens, *const sums = a.sums + pair * a.tokens;
+  const int64_t begin = min(thread * each, a.tokens), end = min(begin + each, a.tokens);
+  double total = 0.0;
+  for (int64_t t = begin; t < end; ++t) total += static_cast<double>(di[t]) - sums[t];
+  totals[thread] = total;
+  __syncthreads();
+  double before = 0.0, all = 0.0;
+  for (int i = 0; i < kScanThreads; ++i) {
+    if (i < thread) before += totals[i];
+    all += totals[i];
+  }
+  // What lies before the document of the first token of this stretch is not counted.
+  const int32_t* const first = a.first == nullptr ? nullptr : a.first + b * a.tokens;
+  if (first != nullptr && begin < end) {
+    before = 0.0;
+    for (int64_t t = first[begin]; t < begin; ++t) before += static_cast<double>(di[t]) - sums[t];
+  }
+  for (int64_t t = begin; t < end; ++t) {
+    if (first != nullptr && first[t] == t) before = 0.0;
+    const double dlf = a.has_state ? before - all : before;
+    if (a.di_out.present()) PutGradient(a.di_out.At(b, head, t), di[t], a.adds_i);
+    if (a.df_out.present()) {
+      const float f = *a.f.At(b, head, t);
+      PutGradient(a.df_out.At(b, head, t), static_cast<float>(dlf / (1.0 + exp(static_cast<double>(f)))), a.adds_f);
+    }
+    before += static_cast<double>(di[t]) - sums[t];
+  }
+}
+
+// dv of a key/value head: the sum over the query heads that read it, 8 columns a thread.
+__global__ void __launch_bounds__(kRowThreads)
+    GroupSum(const bf16* parts, View<bf16> dv, int64_t kv_heads, int64_t group, int64_t tokens, int columns,
+             int64_t items, bool adds) {
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * kRowThreads + threadIdx.x;
+  if (item >= items) return;
+  const int packs = columns / 8, column = static_cast<int>(item % packs) * 8;
+  const int64_t t = item / packs % tokens, kv = item / packs / tokens % kv_heads, b = item / packs / tokens / kv_heads;
+  float sum[8] = {};
+  for (int64_t g = 0; g < group; ++g) {
+    const Pack<bf16, 8> part = *reinterpret_cast<const Pack<bf16, 8>*>(
+        parts + (((b * kv_heads + kv) * group + g) * tokens + t) * columns + column);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sum[i] += ToFloat(part.value[i]);
+  }
+  Pack<bf16, 8>* const to = reinterpret_cast<Pack<bf16, 8>*>(dv.At(b, kv, t) + column);
+  Pack<bf16, 8> out = adds ? *to : Pack<bf16, 8>{};
+#pragma unroll
+  for (int i = 0; i < 8; ++i) out.value[i] = FromFloat<bf16>((adds ? ToFloat(out.value[i]) : 0.0f) + sum[i]);
+  *to = out;
+}
+
+template <int kN, int kD>
+class BackwardPlan final : public Plan {
+ public:
+  BackwardPlan(const Shape& shape, const Request& request, std::unique_ptr<Plan> plain)
+      : shape_(shape),
+        plain_(std::move(plain)),
+        gates_(shape, &workspace_bytes),
+        saved_(shape, &saved_bytes),
+        inverses_(Reserve(&workspace_bytes, shape.pairs() * shape.tokens, 4)),
+        deltas_(Reserve(&workspace_bytes, shape.pairs() * shape.tokens, 4)),
+        sums_(Reserve(&workspace_bytes, shape.pairs() * shape.tokens, 4)),
+        di_(Reserve(&workspace_bytes, shape.pairs() * shape.tokens, 4)) {
+    int blocks = 0;
+    cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, BackwardKernel<kN, kD, true, false>, Layout::kThreads,
+                                                  Layout::kBytes);
+    segments_ = SegmentsFor(shape.pairs(), shape.chunks(),
+                            static_cast<int64_t>(std::max(blocks, 1)) * request.facts->multiprocessors);
+    local_ = SegmentStates::Reserve(&workspace_bytes, shape, segments_);
+    grouped_ = shape.group() > 1 && Present(request.args[kDv]);
+    parts_ = Reserve(&workspace_bytes, grouped_ ? shape.pairs() * shape.tokens : 0, kD * 2);
+    workspace_bytes = std::max(workspace_bytes, plain_->workspace_bytes);
+    saved_bytes = std::max(saved_bytes, plain_->saved_bytes);
+    has_state_ = Present(request.args[kS]);
+    adds_ = {Accumulates(request.args[kDq]), Accumulates(request.args[kDk]), Accumulates(request.args[kDv]),
+             Accumulates(request.args[kDi]), Accumulates(request.args[kDf])};
+    implementation = "wgmma";
+  }
+
+  static Refusal Allow(const Facts& facts) {
+    Refusal refusal;
+    const auto allow = [&](auto kernel) {
+      if (refusal.code == 0) refusal = AllowShared(kernel, BackwardLayout<kN, kD>::kBytes, facts);
+    };
+    allow(BackwardKernel<kN, kD, true, false>);
+    allow(BackwardKernel<kN, kD, true, true>);
+    allow(BackwardKernel<kN, kD, false, false>);
+    return refusal;
+  }
+
+  void Run(const Launch& launch) const override {
+    // Without a gradient of h there is nothing but zeros; else as FORWARD decided, which saw the same q, k, v and h.
+    if (!Present(launch.args[kDh]) || !Aligned(launch, {kQ, kK, kV, kH})) return plain_->Run(launch);
+    if (!Aligned(launch, {kDh, kDq, kDk, kDv})) {
+      throw RunError{XH_UNSUPPORTED, "MLSTM BACKWARD: a gradient is not aligned to 16 bytes, though q, k, v and h are"};
+    }
+    const GateArrays<float> gates = gates_.Arrays(shape_, launch.workspace);
+    LaunchGates(launch, shape_, gates);
+    char* states = nullptr;
+    float *vectors = nullptr, *denominators = nullptr;
+    saved_.Point(launch.saved, &states, &vectors, &denominators);
+    RunDeltas(launch, gates, denominators);
+    RunPasses(launch, gates, states, vectors);
+    RunGateGradients(launch, gates);
+    if (grouped_) RunGroupSum(launch);
+  }
+
+ private:
+  using Layout = BackwardLayout<kN, kD>;
+  struct Adds {
+    bool q, k, v, i, f;
+  };
+
+  float* At(const Launch& launch, int64_t offset) const { return Part<float>(launch.workspace, offset); }
+
+  void RunDeltas(const Launch& launch, const GateArrays<float>& gates, const float* denominators) const {
+    const int64_t rows = shape_.pairs() * shape_.tokens;
+    const DeltaArguments a = {ViewOf<const bf16>(launch.args[kH]),
+                              ViewOf<const bf16>(launch.args[kDh]),
+                              denominators,
+                              gates,
+                              shape_.floored,
+                              At(launch, inverses_),
+                              At(launch, deltas_),
+                              At(launch, sums_),
+                              rows};
+    DeltaKernel<kD><<<Blocks(rows, kRowThreads / (kD / 8)), kRowThreads, 0, launch.stream>>>(a);
+  }
+
+  // Where dv of each query head goes: the gradient itself, or parts that are summed over a group later.
+  xh_tensor ValueGradient(const Launch& launch) const {
+    if (!grouped_) return launch.args[kDv];
+    xh_tensor parts = launch.args[kDh];  // [B,H,T,d]
+    parts.data = launch.workspace + parts_;
+    const int64_t strides[4] = {shape_.heads * shape_.tokens * kD, shape_.tokens * kD, kD, 1};
+    std::copy(strides, strides + 4, parts.stride);
+    return parts;
+  }
+
+  void RunPasses(const Launch& launch, const GateArrays<float>& gates, const char* states, const float* vectors) const {
+    BackwardArguments a = {};
+    a.gates = gates;
+    a.segments = segments_;
+    a.pairs = shape_.pairs();
+    a.heads = shape_.heads;
+    a.group = static_cast<int>(shape_.group());
+    a.scale = shape_.scale;
+    a.local = {At(launch, local_), kN, kD, segments_.count};
+    a.states = states;
+    a.vectors = vectors;
+    a.inverses = At(launch, inverses_);
+    a.deltas = At(launch, deltas_);
+    a.di = At(launch, di_);
+    a.wants_q = Present(launch.args[kDq]);
+    a.wants_k = Present(launch.args[kDk]);
+    a.wants_v = Present(launch.args[kDv]);
+    a.adds_q = adds_.q;
+    a.adds_k = adds_.k;
+    a.adds_v = adds_.v && !grouped_;
+    const auto map = [&](const xh_tensor& tensor) { return MakeTensorMap(tensor, kChunk); };
+    const CUtensorMap q = map(launch.args[kQ]), k = map(launch.args[kK]), v = map(launch.args[kV]),
+                      g = map(launch.args[kDh]);
+    const CUtensorMap dq = a.wants_q ? map(launch.args[kDq]) : q, dk = a.wants_k ? map(launch.args[kDk]) : k,
+                      dv = a.wants_v ? map(ValueGradient(launch)) : v;
+    const unsigned blocks = static_cast<unsigned>(a.pairs * segments_.count);
+    const auto run = [&](auto kernel) {
+      kernel<<<blocks, Layout::kThreads, Layout::kBytes, launch.stream>>>(q, k, v, g, dq, dk, dv, a);
+    };
+    if (segments_.count > 1) {
+      run(BackwardKernel<kN, kD, false, false>);
+      LaunchSegmentScan(launch.stream, a.local, a.pairs, shape_.heads, {}, {}, true);
+    }
+    if (shape_.documents) {
+      run(BackwardKernel<kN, kD, true, true>);
+    } else {
+      run(BackwardKernel<kN, kD, true, false>);
+    }
+  }
+
+  void RunGateGradients(const Launch& launch, const GateArrays<float>& gates) const {
+    if (!Present(launch.args[kDi]) && !Present(launch.args[kDf])) return;
+    const GateGradients a = {ViewOf<const float>(launch.args[kF]),
+                             ViewOf<float>(launch.args[kDi]),
+                             ViewOf<float>(launch.args[kDf]),
+                             adds_.i,
+                             adds_.f,
+                             At(launch, di_),
+                             At(launch, sums_),
+                             gates.first,
+                             shape_.heads,
+                             shape_.tokens,
+                             has_state_};
+    GateKernel<<<static_cast<unsigned>(shape_.pairs()), kScanThreads, 0, launch.stream>>>(a);
+  }
+
+  void RunGroupSum(const Launch& launch) const {
+    const int64_t items = shape_.batch * shape_.kv_heads * shape_.tokens * kD / 8;
+    GroupSum<<<Blocks(items, kRowThreads), kRowThreads, 0, launch.stream>>>(
+        Part<bf16>(launch.workspace, parts_), ViewOf<bf16>(launch.args[kDv]), shape_.kv_heads, shape_.group(),
+        shape_.tokens, kD, items, adds_.v);
+  }
+
+  Shape shape_;
+  std::unique_ptr<Plan> plain_;
+  GateLayout<float> gates_;
+  Saved saved_;
+  int64_t inverses_, deltas_, sums_, di_;
+  Segments segments_;
+  int64_t local_, parts_;
+  bool grouped_, has_state_;
+  Adds adds_;
+};
+
+template <int kN, int kD>
+std::unique_ptr<Plan> Make(const Shape& shape, const Request& request, std::unique_ptr<Plan> plain) {
+  using Kernels = BackwardPlan<kN, kD>;
+  if (Kernels::Allow(*request.facts).code != 0) return plain;
+  return std::make_unique<Kernels>(shape, request, std::move(plain));
+}
+
+}  // namespace
+
+// Where it gives `plain` FORWARD must have run plain too: what is asked here of the request is known to FORWARD.
+std::unique_ptr<Plan> MakeBackwardSm90(const Shape& shape, const Request& request, std::unique_ptr<Plan> plain) {
+  if (shape.columns == 128) return Make<128, 128>(shape, request, std::move(plain));
+  if (shape.features == 128) return Make<128, 64>(shape, request, std::move(plain));
+  return Make<64, 64>(shape, request, std::move(plain));
+}
+
+}  // namespace xh::gpu::mlstm
