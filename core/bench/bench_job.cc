@@ -1,10 +1,12 @@
 #include "core/bench/bench_job.h"
 
-#include <chrono>
+#include <algorithm>
 
 #include "core/bench/ceilings.h"
+#include "core/bench/made_up_model.h"
 #include "core/bench/work.h"
 #include "core/generate/session.h"
+#include "core/json_fields.h"
 #include "core/model/student.h"
 #include "core/options.h"
 #include "core/train/optimizer.h"
@@ -20,58 +22,83 @@ const char kBenchSchema[] = R"json({"options": [
    "help": "mixer options of the student, as in a distill recipe"},
   {"name": "context", "type": "int", "default": 512, "min": 2, "max": 1000000, "help": "tokens of a training row"},
   {"name": "micro_batch", "type": "int", "default": 8, "min": 1, "max": 4096, "help": "rows of a forward and backward"},
+  {"name": "dtype", "type": "text", "default": "f32", "choices": ["f32", "bf16"], "help": "of weights and activations"},
+  {"name": "made_up_weights", "type": "bool", "default": false,
+   "help": "of the model's directory config.json alone is read, and the weights are made up"},
+  {"name": "parts", "type": "list", "default": ["align", "distill", "prefill", "decode"], "help": "what is measured"},
+  {"name": "checkpoint_blocks", "type": "bool", "default": false,
+   "help": "stage II computes the insides of blocks again for the backward"},
+  {"name": "prefill_tokens", "type": "int", "default": 0, "min": 0, "max": 1048576,
+   "help": "tokens read at once; 0: as many as context"},
+  {"name": "decode_after", "type": "int", "default": 0, "min": 0, "max": 1048576,
+   "help": "tokens that were read before the first decoded one"},
   {"name": "decode_tokens", "type": "int", "default": 256, "min": 1, "max": 1000000, "help": "tokens decoded in a run"},
   {"name": "repeats", "type": "int", "default": 5, "min": 1, "max": 1000, "help": "runs whose median counts"}]})json";
 
 namespace {
 
-// A fixed stream of token ids.
-std::vector<int32_t> MadeUpTokens(int64_t count, int64_t vocabulary) {
-  std::vector<int32_t> ids;
-  uint64_t state = 1;
-  for (int64_t i = 0; i < count; ++i) {
-    state = state * 6364136223846793005u + 1442695040888963407u;
-    ids.push_back(static_cast<int32_t>((state >> 33) % static_cast<uint64_t>(vocabulary)));
-  }
-  return ids;
-}
-
 class BenchJob : public Job {
  public:
-  BenchJob(std::shared_ptr<Runtime> runtime, json recipe) : runtime_(std::move(runtime)), recipe_(std::move(recipe)) {}
+  BenchJob(std::shared_ptr<Runtime> runtime, json recipe)
+      : runtime_(std::move(runtime)),
+        recipe_(std::move(recipe)),
+        dtype_(recipe_["dtype"] == "bf16" ? XH_BF16 : XH_F32) {}
+
+  // Which parts are measured, in the order given.
+  Status Choose() {
+    for (const json& name : recipe_["parts"]) {
+      size_t i = 0;
+      while (i < std::size(kParts) && name != kParts[i].name) ++i;
+      if (i == std::size(kParts)) {
+        return InvalidArgument("bench: \"parts\" has ", ShownJson(name), "; allowed: align, distill, prefill, decode");
+      }
+      chosen_.push_back(i);
+    }
+    return absl::OkStatus();
+  }
 
   StatusOr<bool> Next(json* event) override {
     if (cancelled()) return Cancelled("bench stopped; nothing is kept");
-    using Part = Status (BenchJob::*)();
-    static constexpr struct {
-      const char* name;
-      Part run;
-    } kParts[] = {{"ceilings", &BenchJob::MeasureCeilings},
-                  {"align", &BenchJob::MeasureAlign},
-                  {"distill", &BenchJob::MeasureDistill},
-                  {"prefill", &BenchJob::MeasurePrefill},
-                  {"decode", &BenchJob::MeasureDecode}};
-    const auto& part = kParts[part_];
-    XH_RETURN_IF_ERROR((this->*part.run)());
-    *event = {{"kind", "bench"}, {"part", part.name}, {"done", part_ + 1}, {"total", std::size(kParts)}};
+    const Part* const part = part_ < 0 ? nullptr : &kParts[chosen_[static_cast<size_t>(part_)]];
+    XH_RETURN_IF_ERROR(part == nullptr ? MeasureCeilings() : (this->*part->measure)());
+    ++part_;
+    const auto total = static_cast<int64_t>(chosen_.size());
+    *event = {{"kind", "bench"},
+              {"part", part == nullptr ? "ceilings" : part->name},
+              {"done", part_ + 1},
+              {"total", total + 1}};
     if (!rows_.empty()) (*event)["row"] = rows_.back();
-    return ++part_ == std::size(kParts);
+    return part_ == total;
   }
 
   json Result() const override {
-    return {{"product_gflops", product_ * 1e-9}, {"copy_gb_per_second", copy_ * 1e-9}, {"rows", rows_}};
+    return {{"dtype", recipe_["dtype"]},
+            {"product_gflops", product_ * 1e-9}, {"copy_gb_per_second", copy_ * 1e-9}, {"rows", rows_}};
   }
 
  private:
-  int64_t repeats() const { return recipe_["repeats"].get<int64_t>(); }
+  struct Part {
+    const char* name;
+    Status (BenchJob::*measure)();
+  };
+  static const Part kParts[4];
+
+  int64_t repeats() const { return Count("repeats"); }
+  int64_t Count(const char* option) const { return recipe_[option].get<int64_t>(); }
   StepShape shape() const {
-    return {recipe_["micro_batch"].get<int64_t>(), 1, recipe_["context"].get<int64_t>(), XH_F32};
+    StepShape shape{Count("micro_batch"), 1, Count("context"), dtype_};
+    shape.checkpoint_blocks = recipe_["checkpoint_blocks"].get<bool>();
+    return shape;
   }
 
   Status MeasureCeilings() {
-    XH_ASSIGN_OR_RETURN(teacher_, Model::Load(runtime_, recipe_["model"], XH_F32));
-    XH_ASSIGN_OR_RETURN(student_, SeedStudent(*teacher_, recipe_["student"], XH_F32));
-    XH_ASSIGN_OR_RETURN(product_, ProductCeiling(teacher_->device, repeats()));
+    if (recipe_["made_up_weights"].get<bool>()) {
+      XH_ASSIGN_OR_RETURN(teacher_, MakeUpModel(runtime_, recipe_["model"], dtype_));
+    } else {
+      XH_ASSIGN_OR_RETURN(teacher_, Model::Load(runtime_, recipe_["model"], dtype_));
+    }
+    XH_ASSIGN_OR_RETURN(student_, SeedStudent(*teacher_, recipe_["student"], dtype_));
+    XH_ASSIGN_OR_RETURN(product_, ProductCeiling(teacher_->device, dtype_, repeats()));
     XH_ASSIGN_OR_RETURN(copy_, CopyCeiling(teacher_->device, repeats()));
     return absl::OkStatus();
   }
@@ -90,7 +117,7 @@ class BenchJob : public Job {
     XH_ASSIGN_OR_RETURN(std::unique_ptr<StepProgram> program,
                         StepProgram::Build(*teacher_, student, gradient_of, loss, shape()));
     const int64_t tokens = shape().rows * shape().tokens;
-    const std::vector<int32_t> ids = MadeUpTokens(tokens + 1, teacher_->config.vocab_size);
+    const std::vector<int32_t> ids = MakeUpTokens(tokens + 1, teacher_->config.vocab_size);
     XH_RETURN_IF_ERROR(optimizer->Compile(program->sums(), program->sum_count()));
     auto step = [&]() -> Status {
       XH_RETURN_IF_ERROR(optimizer->ZeroGradients());
@@ -142,9 +169,9 @@ class BenchJob : public Job {
   }
 
   Status MeasurePrefill() {
-    const int64_t tokens = shape().tokens;
+    const int64_t tokens = Count("prefill_tokens") > 0 ? Count("prefill_tokens") : shape().tokens;
     XH_ASSIGN_OR_RETURN(std::unique_ptr<Session> session, OpenSession(tokens));
-    const std::vector<int32_t> ids = MadeUpTokens(tokens, teacher_->config.vocab_size);
+    const std::vector<int32_t> ids = MakeUpTokens(tokens, teacher_->config.vocab_size);
     XH_ASSIGN_OR_RETURN(double seconds, MedianSeconds(repeats(), [&]() -> Status {
                           XH_RETURN_IF_ERROR(session->Reset());
                           return session->Feed(ids.data(), tokens);
@@ -162,16 +189,17 @@ class BenchJob : public Job {
 
   // Every weight is read and the state touched once a token.
   Status MeasureDecode() {
-    const int64_t tokens = recipe_["decode_tokens"].get<int64_t>();
-    XH_ASSIGN_OR_RETURN(std::unique_ptr<Session> session, OpenSession(tokens));
-    const std::vector<int32_t> ids = MadeUpTokens(tokens, teacher_->config.vocab_size);
+    const int64_t tokens = Count("decode_tokens"), before = Count("decode_after");
+    const int64_t capacity = before + tokens * (repeats() + 1);  // and a run that warms up
+    XH_ASSIGN_OR_RETURN(std::unique_ptr<Session> session, OpenSession(capacity));
+    const std::vector<int32_t> ids = MakeUpTokens(std::max(before, tokens), teacher_->config.vocab_size);
+    XH_RETURN_IF_ERROR(session->Feed(ids.data(), before));
     XH_ASSIGN_OR_RETURN(double seconds, MedianSeconds(repeats(), [&]() -> Status {
-                          XH_RETURN_IF_ERROR(session->Reset());
                           for (int64_t t = 0; t < tokens; ++t) XH_RETURN_IF_ERROR(session->Feed(&ids[t], 1));
                           return absl::OkStatus();
                         }));
     // The state as it is half way: a cache without a window grows.
-    XH_ASSIGN_OR_RETURN(std::unique_ptr<Session> half_way, OpenSession((tokens + 1) / 2));
+    XH_ASSIGN_OR_RETURN(std::unique_ptr<Session> half_way, OpenSession((before + capacity + 1) / 2));
     int64_t bytes = half_way->state_bytes();
     for (const auto& [name, weight] : student_.weights) {
       // Of an embedding of its own one row is read.
@@ -190,18 +218,27 @@ class BenchJob : public Job {
 
   std::shared_ptr<Runtime> runtime_;
   json recipe_;
+  xh_dtype dtype_;
   std::shared_ptr<Model> teacher_;
   Student student_;
   double product_ = 0, copy_ = 0;
   std::vector<json> rows_;
-  size_t part_ = 0;
+  std::vector<size_t> chosen_;  // of kParts
+  int64_t part_ = -1;           // of chosen_; the ceilings come before
 };
+
+const BenchJob::Part BenchJob::kParts[4] = {{"align", &BenchJob::MeasureAlign},
+                                            {"distill", &BenchJob::MeasureDistill},
+                                            {"prefill", &BenchJob::MeasurePrefill},
+                                            {"decode", &BenchJob::MeasureDecode}};
 
 }  // namespace
 
 StatusOr<std::unique_ptr<Job>> OpenBenchJob(const std::shared_ptr<Runtime>& runtime, const json& recipe) {
   XH_ASSIGN_OR_RETURN(json checked, CheckOptions(kBenchSchema, recipe, "bench"));
-  return std::unique_ptr<Job>(new BenchJob(runtime, std::move(checked)));
+  auto job = std::make_unique<BenchJob>(runtime, std::move(checked));
+  XH_RETURN_IF_ERROR(job->Choose());
+  return job;
 }
 
 }  // namespace xh

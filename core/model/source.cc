@@ -117,6 +117,12 @@ StatusOr<ModelConfig> ReadHuggingFaceConfig(const std::map<std::string, std::str
   return ConfigFromHuggingFace(object, generation, where);
 }
 
+StatusOr<ModelConfig> ReadHuggingFaceConfig(const std::string& directory) {
+  std::map<std::string, std::string> files;
+  XH_RETURN_IF_ERROR(ReadDirectory(directory, {"config.json", "generation_config.json"}, &files));
+  return ReadHuggingFaceConfig(files, directory);
+}
+
 StatusOr<ModelSource> OpenHuggingFace(const std::string& directory) {
   if (Exists(directory + "/" + kAdapterFile)) {
     return Unsupported(directory, " holds an adapter (", kAdapterFile,

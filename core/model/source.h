@@ -40,6 +40,8 @@ StatusOr<ModelSource> OpenHuggingFace(const std::string& directory);
 // The config in the files "config.json" and "generation_config.json" of a teacher; `directory` opens the messages.
 StatusOr<ModelConfig> ReadHuggingFaceConfig(const std::map<std::string, std::string>& files,
                                             const std::string& directory);
+// The same of a directory that need hold nothing but these files.
+StatusOr<ModelConfig> ReadHuggingFaceConfig(const std::string& directory);
 
 // The tensors of `stored` that are the parameters of `config`, in the order of ParametersOf. `where` opens the
 // messages; Incompatible for a tensor that is missing, surplus or of another shape, by name. Surplus tensors that are

@@ -3,7 +3,9 @@
 
 #include "core/bench/bench_job.h"
 #include "core/bench/ceilings.h"
+#include "core/bench/made_up_model.h"
 #include "core/bench/work.h"
+#include "core/generate/session.h"
 
 namespace xh {
 namespace {
@@ -78,6 +80,43 @@ TEST(BenchCeilings, TheMedianLeavesTheWarmUpOut) {
 
 TEST(BenchCeilings, AFailingRunEndsTheMeasurement) {
   EXPECT_EQ(CodeOf(MedianSeconds(3, [] { return Internal("no"); }).status()), XH_INTERNAL);
+}
+
+TEST(BenchJob, MakesUpTheWeightsOfAConfigThatHasNone) {
+  const auto runtime = Runtime::Open({XH_TEST_PLUGINS, "cpu", 1, nullptr}).value();
+  const StatusOr<std::shared_ptr<Model>> model =
+      MakeUpModel(runtime, std::string(XH_TEST_DATA) + "/teachers/hf_llama", XH_BF16);
+  ASSERT_TRUE(model.ok()) << model.status();
+  const std::vector<ParameterSpec> parameters = ParametersOf((*model)->config);
+  ASSERT_EQ((*model)->weights.size(), parameters.size());
+  for (const ParameterSpec& spec : parameters) EXPECT_EQ((*model)->weights.at(spec.name).shape, spec.shape) << spec.name;
+  StatusOr<std::unique_ptr<Session>> session = Session::Open(*model, 8);
+  ASSERT_TRUE(session.ok()) << session.status();
+  const std::vector<int32_t> ids = MakeUpTokens(8, (*model)->config.vocab_size);
+  EXPECT_TRUE((*session)->Feed(ids.data(), 8).ok());  // refuses logits that are not finite
+}
+
+TEST(BenchJob, MeasuresThePartsAskedForAlone) {
+  const auto runtime = Runtime::Open({XH_TEST_PLUGINS, "cpu", 1, nullptr}).value();
+  const std::string teacher = std::string(XH_TEST_DATA) + "/teachers/hf_llama";
+  auto job = OpenBenchJob(runtime, {{"model", teacher},
+                                    {"student", {{"window", 8}}},
+                                    {"dtype", "bf16"},
+                                    {"parts", {"decode", "prefill"}},
+                                    {"prefill_tokens", 16},
+                                    {"decode_after", 4},
+                                    {"decode_tokens", 4},
+                                    {"repeats", 1}})
+                 .value();
+  json event;
+  while (!job->Next(&event).value()) {
+  }
+  const json result = job->Result();
+  ASSERT_EQ(result["rows"].size(), 2);
+  EXPECT_EQ(result["rows"][0]["name"], "decode, batch 1");
+  EXPECT_EQ(result["rows"][1]["name"], "prefill, batch 1");
+  const auto refused = OpenBenchJob(runtime, {{"model", teacher}, {"parts", {"prefil"}}});
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("\"prefil\"; allowed: align"));
 }
 
 TEST(BenchJob, MeasuresTrainingPrefillAndDecodingAgainstCeilings) {

@@ -9,12 +9,16 @@ namespace cli {
 namespace {
 
 struct Flags {
-  std::string model, feature_map = "hedgehog", mixer = "hybrid";
-  int64_t window = 64, sinks = 4, features = 0, context = 512, micro_batch = 8, decode_tokens = 256, repeats = 5;
+  std::string model, feature_map = "hedgehog", mixer = "hybrid", dtype = "f32";
+  std::vector<std::string> parts = {"align", "distill", "prefill", "decode"};
+  bool made_up_weights = false, checkpoint_blocks = false;
+  int64_t window = 64, sinks = 4, features = 0, context = 512, micro_batch = 8, prefill_tokens = 0, decode_after = 0, decode_tokens = 256;
+  int64_t repeats = 5;
 };
 
 void PrintRows(const json& result) {
-  std::cout << "ceilings of this run: product " << Fixed(result["product_gflops"], 1) << " GFLOP/s (f32, 2048^3), copy "
+  std::cout << "ceilings of this run: product " << Fixed(result["product_gflops"], 1) << " GFLOP/s ("
+            << (result["dtype"] == "bf16" ? "bf16, 8192^3" : "f32, 2048^3") << "), copy "
             << Fixed(result["copy_gb_per_second"], 1) << " GB/s (256 MiB, read + write)\n\n";
   Table table({"work", "tokens/s", "rate", "ceiling", "share"});
   for (const json& row : result["rows"]) {
@@ -50,6 +54,12 @@ int Bench(Context& context, const Flags& flags) {
                               {"student", student},
                               {"context", flags.context},
                               {"micro_batch", flags.micro_batch},
+                              {"dtype", flags.dtype},
+                              {"made_up_weights", flags.made_up_weights},
+                              {"parts", flags.parts},
+                              {"checkpoint_blocks", flags.checkpoint_blocks},
+                              {"prefill_tokens", flags.prefill_tokens},
+                              {"decode_after", flags.decode_after},
                               {"decode_tokens", flags.decode_tokens},
                               {"repeats", flags.repeats}});
   if (context.as_json) {
@@ -74,6 +84,15 @@ void AddBench(CLI::App& app, Context& context) {
   command->add_option("--features", flags->features, "Student: features a head, 0 for the head dimension");
   command->add_option("--context", flags->context, "Tokens of a training row")->check(AtLeast(1));
   command->add_option("--micro-batch", flags->micro_batch, "Rows of a forward and backward")->check(AtLeast(1));
+  command->add_option("--dtype", flags->dtype, "Of weights and activations: f32 or bf16");
+  command->add_flag("--made-up-weights", flags->made_up_weights,
+                    "Of the model's directory read config.json alone and make up the weights");
+  command->add_option("--parts", flags->parts, "What is measured: align, distill, prefill, decode")->delimiter(',');
+  command->add_flag("--checkpoint-blocks", flags->checkpoint_blocks, "Compute the insides of blocks again");
+  command->add_option("--prefill-tokens", flags->prefill_tokens, "Tokens read at once, 0: as many as the context")
+      ->check(AtLeast(0));
+  command->add_option("--decode-after", flags->decode_after, "Tokens read before the first decoded one")
+      ->check(AtLeast(0));
   command->add_option("--decode-tokens", flags->decode_tokens, "Tokens decoded in a run")->check(AtLeast(1));
   command->add_option("--repeats", flags->repeats, "Runs whose median counts")->check(AtLeast(1));
   AddOptionsFlag(command, context, "bench");
