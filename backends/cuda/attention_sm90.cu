@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "backends/cuda/attention_sm90.cuh"
+#include "backends/cuda/attention_stage.h"
 
 namespace xh::gpu::attention {
 namespace {
@@ -51,14 +52,14 @@ struct ForwardBarriers {
 constexpr int kWorkerBarrier = 1;           // and one more a warpgroup
 constexpr int kTurnBarrier = 1 + kWorkers;  // and one more a warpgroup
 
-// Scores of keys that this warpgroup's rows do not see become -inf. `key` is the position of column 0, `t` that of this
-// thread's first row, the other is t + 8.
+// Scores of keys that this warpgroup's rows do not see become -inf. `key` is the row of column 0, `t` that of this thread's
+// first query, the other is t + 8.
 template <int kColumns>
-__device__ inline void Mask(const Sizes& s, int key, int t, float (&scores)[kColumns / 2]) {
+__device__ inline void Mask(const Sizes& s, int key, int t, int end_of_sinks, float (&scores)[kColumns / 2]) {
   const int pair = threadIdx.x % 4 * 2;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const int newest = t + 8 * half - key, sinks = s.sinks - key;
+    const int newest = t + 8 * half - key, sinks = end_of_sinks - key;
     const int oldest = s.window == 0 ? -key : newest - s.window + 1;
 #pragma unroll
     for (int j = 0; j < kColumns / 8; ++j) {
@@ -190,7 +191,7 @@ class ForwardBlock {
 
     for (int index = blockIdx.x; index < a_.items.count; index += gridDim.x, ++round) {
       const Item item(s, a_.items, index, kKeys);
-      const int t = item.t + worker * item.t_step;
+      const int t = item.t + worker * item.t_step + item.shift, end_of_sinks = s.sinks + item.offset;
       float scores[kKeys / 2], out[kDim / 2] = {};
       float most[2] = {-kInfinity, -kInfinity}, sum[2] = {0.0f, 0.0f}, decay[2];
       uint32_t weights[kKeys / 16][4], held[kDim / 16][4];
@@ -226,7 +227,7 @@ class ForwardBlock {
         }
         Softmax(scale, sink_scores, most, sum, decay);
       }
-      MaskEdges(item.first, t, row, scores);
+      MaskEdges(item.first, t, row, end_of_sinks, scores);
       Softmax(scale, scores, most, sum, decay);
       if (item.sinks > 0) {
         ScaleAccumulators(decay, sink_scores);
@@ -268,7 +269,7 @@ class ForwardBlock {
         ProductWait<1>();
         Hold(scores);
         WarpArrive(&barriers_.k_empty[stage]);
-        MaskEdges(item.first + tile * kKeys, t, row, scores);
+        MaskEdges(item.first + tile * kKeys, t, row, end_of_sinks, scores);
         Softmax(scale, scores, most, sum, decay);
         ProductWait<0>();
         Hold(out);
@@ -330,8 +331,9 @@ class ForwardBlock {
   }
 
   // Only tiles on the diagonal or at the far edge of the window of any of the rows from token t on.
-  __device__ void MaskEdges(int key, int t, int row, float (&scores)[kKeys / 2]) const {
-    if (key + kKeys - 1 > t || key < a_.sizes.Oldest(t + kRows - 1)) Mask<kKeys>(a_.sizes, key, t + row, scores);
+  __device__ void MaskEdges(int key, int t, int row, int end_of_sinks, float (&scores)[kKeys / 2]) const {
+    if (key + kKeys - 1 <= t && key >= a_.sizes.Oldest(t + kRows - 1)) return;
+    Mask<kKeys>(a_.sizes, key, t + row, end_of_sinks, scores);
   }
 
   __device__ void Finish(const Item& item, int worker, int row, float scale, const float (&most)[2], float (&sum)[2],
@@ -373,6 +375,12 @@ template <int kDim, int kKeys>
 __global__ void __launch_bounds__(kBlockThreads, 1)
     ForwardKernel(const __grid_constant__ ForwardMaps maps, const __grid_constant__ ForwardArguments a) {
   extern __shared__ char unaligned[];
+  if (a.sizes.position != nullptr) {  // a stage before has reported it
+    View<const int32_t> position;
+    position.data = a.sizes.position;
+    position.stride[0] = a.sizes.position_stride;
+    if (!PositionsFit(position, a.sizes.batch, a.sizes.most_position, false, {})) return;
+  }
   const ForwardBlock<kDim, kKeys> block(unaligned, maps, a);
   if (threadIdx.x == 0) block.InitBarriers();
   __syncthreads();
@@ -393,13 +401,15 @@ class ForwardPlan final : public Plan {
   using Layout = ForwardLayout<kDim, kKeys>;
 
   ForwardPlan(const Shape& shape, const Request& request, std::unique_ptr<Plan> plain)
-      : sizes_(Sizes::Of(shape)),
+      : shape_(shape),
+        sizes_(Sizes::Of(shape)),
         items_(Items::Of(sizes_, kDim)),
         saves_(request.pass == XH_FORWARD),
         grid_(std::min(items_.count, request.facts->multiprocessors)),
         plain_(std::move(plain)) {
     // Either may run: pointers that the copy engine cannot take are known only then.
-    workspace_bytes = plain_->workspace_bytes;
+    if (IsStaged()) staged_ = ReserveStaged(shape_, &workspace_bytes);
+    workspace_bytes = std::max(workspace_bytes, plain_->workspace_bytes);
     saved_bytes = plain_->saved_bytes;
     implementation = "wgmma";
   }
@@ -407,19 +417,61 @@ class ForwardPlan final : public Plan {
   static Refusal Allow(const Facts& facts) { return AllowShared(ForwardKernel<kDim, kKeys>, Layout::kBytes, facts); }
 
   void Run(const Launch& launch) const override {
-    if (!Aligned(launch, {kQ, kK, kV, kO})) return plain_->Run(launch);
-    const ForwardMaps maps = {MakeTensorMap(launch.args[kQ], kRows),     MakeTensorMap(launch.args[kK], kKeys),
-                              MakeTensorMap(launch.args[kV], kKeys),     MakeTensorMap(launch.args[kO], kRows),
-                              MakeTensorMap(launch.args[kK], kSinkRows), MakeTensorMap(launch.args[kV], kSinkRows)};
-    const ForwardArguments a = {sizes_, items_, saves_ ? Part<float>(launch.saved, 0) : nullptr};
+    if (!Aligned(launch, {kQ, kK, kV, kO}) || (shape_.cached && !StagesInPacks(launch.args))) {
+      return plain_->Run(launch);
+    }
+    ForwardArguments a = {sizes_, items_, saves_ ? Part<float>(launch.saved, 0) : nullptr};
+    xh_tensor k = launch.args[kK], v = launch.args[kV], sink_k = k, sink_v = v;
+    if (shape_.cached) {
+      a.sizes.position = static_cast<const int32_t*>(launch.args[kPosition].data);
+      a.sizes.position_stride = launch.args[kPosition].stride[0];
+      if (IsStaged()) StageKeys(shape_, staged_, launch);
+      KeepKeys(shape_, IsStaged() ? 0 : kKeys, launch);
+      k = KeysOf(launch, kCacheK, staged_.keys);
+      v = KeysOf(launch, kCacheV, staged_.values);
+      sink_k = SinksOf(launch, staged_.sink_keys, k);
+      sink_v = SinksOf(launch, staged_.sink_values, v);
+    }
+    const ForwardMaps maps = {MakeTensorMap(launch.args[kQ], kRows), MakeTensorMap(k, kKeys),
+                              MakeTensorMap(v, kKeys),               MakeTensorMap(launch.args[kO], kRows),
+                              MakeTensorMap(sink_k, kSinkRows),      MakeTensorMap(sink_v, kSinkRows)};
     ForwardKernel<kDim, kKeys><<<static_cast<unsigned>(grid_), kBlockThreads, Layout::kBytes, launch.stream>>>(maps, a);
   }
 
  private:
+  bool IsStaged() const { return shape_.cached && sizes_.window > 0; }
+
+  // [B,KV,rows,d] of a workspace.
+  xh_tensor InWorkspace(const Launch& launch, int64_t offset, int64_t rows) const {
+    xh_tensor tensor = launch.args[kK];
+    tensor.data = launch.workspace + offset;
+    tensor.shape[2] = rows;
+    tensor.stride[0] = shape_.kv_heads * rows * kDim;
+    tensor.stride[1] = rows * kDim;
+    tensor.stride[2] = kDim;
+    return tensor;
+  }
+  xh_tensor KeysOf(const Launch& launch, int cache, int64_t staged) const {
+    if (IsStaged()) return InWorkspace(launch, staged, sizes_.window + shape_.tokens);
+    xh_tensor tensor = launch.args[kK];  // the cache, [B, KV * capacity, d], as [B,KV,capacity,d]
+    const int64_t* const stride = launch.args[cache].stride;
+    tensor.data = launch.args[cache].data;
+    tensor.shape[2] = shape_.capacity;
+    tensor.stride[0] = stride[0];
+    tensor.stride[1] = shape_.capacity * stride[1];
+    tensor.stride[2] = stride[1];
+    return tensor;
+  }
+  xh_tensor SinksOf(const Launch& launch, int64_t staged, const xh_tensor& otherwise) const {
+    return IsStaged() && sizes_.sinks > 0 ? InWorkspace(launch, staged, sizes_.sinks) : otherwise;
+  }
+
+  Shape shape_;
   Sizes sizes_;
   Items items_;
   bool saves_;
   int grid_;
+  Staged staged_ = {};
   std::unique_ptr<Plan> plain_;
 };
 
@@ -433,7 +485,9 @@ std::unique_ptr<Plan> Make(const Shape& shape, const Request& request) {
 bool Applies(const Shape& s, const Request& request) {
   constexpr int64_t kMostTokens = 1 << 30, kMostRows = int64_t{1} << 36;
   if (!request.facts->wgmma || s.dtype != XH_BF16 || (s.dim != 64 && s.dim != 128)) return false;
-  if (s.cached || s.documents || s.batch == 0 || s.tokens == 0) return false;
+  if (s.documents || s.batch == 0 || s.tokens == 0) return false;
+  if (s.cached && (s.windows.at[0] > kMostTokens || s.capacity > kMostTokens)) return false;
+  if (s.cached && s.windows.at[0] == 0 && s.capacity < s.tokens) return false;
   if (s.tokens > kMostTokens || s.pairs() * s.tokens > kMostRows) return false;  // indices of 32 bits
   if (!(s.scale > 0.0f) || !std::isfinite(s.scale)) return false;                // the largest score is the largest q.k
   for (int64_t j = 1; j < s.kv_heads; ++j) {

@@ -17,12 +17,16 @@ inline constexpr int kBlockThreads = (kWorkers + 1) * sm90::kWarpgroup;
 inline constexpr float kLog2E = 1.4426950408889634f;
 inline constexpr float kLn2 = 0.6931471805599453f;
 
-// Sizes as a kernel sees them. All heads have one window; one of at least T is unlimited.
+// Sizes as a kernel sees them. All heads have one window; without a cache one of at least T is unlimited.
 struct Sizes {
   int batch, heads, kv_heads, group, tokens;
   int window;  // 0: unlimited
   int sinks;   // 0 where the window is unlimited
   float scale;
+  // With a cache: the tokens before the call, by sequence. Rows of keys are then those of attention_stage.h, or those of
+  // the cache itself where the window is unlimited.
+  const int32_t* position;
+  int64_t position_stride, most_position;
 
   static Sizes Of(const Shape& s) {
     Sizes sizes = {};
@@ -31,12 +35,13 @@ struct Sizes {
     sizes.kv_heads = static_cast<int>(s.kv_heads);
     sizes.group = static_cast<int>(s.group());
     sizes.tokens = static_cast<int>(s.tokens);
-    sizes.window = s.windows.at[0] >= s.tokens ? 0 : s.windows.at[0];
+    sizes.window = !s.cached && s.windows.at[0] >= s.tokens ? 0 : s.windows.at[0];
     sizes.sinks = sizes.window == 0 ? 0 : static_cast<int>(s.sinks);
     sizes.scale = s.scale;
+    sizes.most_position = s.MostPosition();
     return sizes;
   }
-  // The first key in the window of the query at t.
+  // The first row of keys in the window of the query that is at row t of them itself.
   __host__ __device__ int Oldest(int t) const { return window == 0 || t < window ? 0 : t - window + 1; }
 };
 
@@ -66,13 +71,15 @@ struct Items {
   }
 };
 
-// One item: what its warpgroups compute and which keys they visit. Columns of tiles are positions from `first` on; the
+// One item: what its warpgroups compute and which keys they visit. Columns of tiles are rows of keys from `first` on; the
 // sinks before it are a tile of their own.
 struct Item {
   int b, kv_head;
   int head, head_step;  // of the first warpgroup; from it to the second
   int t, t_step;        // the same of its first token
   int first, tiles, sinks;
+  int shift;   // token t has row t + shift among the keys
+  int offset;  // the row of position 0
 
   __device__ Item(const Sizes& s, const Items& items, int index, int keys) {
     const int section = index / (items.together * items.blocks), in_section = index % (items.together * items.blocks);
@@ -88,10 +95,13 @@ struct Item {
     t_step = items.paired ? 0 : kRows;
     t = block * (items.paired ? kRows : 2 * kRows);
     const int rows = items.paired ? kRows : 2 * kRows;
-    const int end = t + rows < s.tokens ? t + rows : s.tokens;
-    first = s.Oldest(t);
+    const int before = s.position == nullptr ? 0 : s.position[b * s.position_stride];
+    shift = s.position != nullptr && s.window > 0 ? s.window : before;
+    offset = shift - before;
+    const int end = (t + rows < s.tokens ? t + rows : s.tokens) + shift, oldest = s.Oldest(t + shift);
+    first = oldest > offset ? oldest : offset;
     tiles = (end - first + keys - 1) / keys;
-    sinks = s.sinks < first ? s.sinks : first;
+    sinks = s.sinks < first - offset ? s.sinks : first - offset;
   }
 };
 

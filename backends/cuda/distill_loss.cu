@@ -106,15 +106,12 @@ template <class T>
 __device__ inline float2 FillClasses(const DistillArguments<T>& a, int64_t row, float second, const Classes& c) {
   const float inverse = 1.0f / a.temperature;
   const T* const logits = a.logits.At(row);
-  float mass = 0.0f;
   for (int j = static_cast<int>(threadIdx.x); j < a.k; j += kThreads) {
     const float value = a.values.At(row)[j], logit = ToFloat(logits[a.ids.At(row)[j]]);
     c.p[j] = value * inverse;
     c.l[j] = logit;
     c.q[j] = logit * inverse;
-    mass += expf(value);
   }
-  mass = BlockSum(mass, c.scratch);
   const int classes = a.k + (HasTail(a) ? 1 : 0);
   if (HasTail(a)) {
     // In double: the rest may be small.
@@ -259,10 +256,14 @@ class DistillPlan final : public Plan {
     if (pass_ != XH_INFER) Reserve(&saved_bytes, m_ * 2, 4);
     implementation = "row";
   }
-  static Refusal Allow(const Facts& facts) {
-    constexpr int kMost = (3 * (kMostK + 1) + kThreads / 32) * 4 + static_cast<int>(kMostTailVocabulary / 8);
-    Refusal refusal = AllowShared(DistillForward<T>, kMost, facts);
-    if (refusal.code == 0) refusal = AllowShared(DistillBackward<T>, kMost, facts);
+  // The kernels are let use as much as the device has: what one plan needs must not take from another.
+  Refusal Allow(const Facts& facts) const {
+    if (shared_ > facts.shared_bytes) {
+      return Unsupported("DISTILL_LOSS: a row needs " + std::to_string(shared_) +
+                         " bytes of shared memory, this device has " + std::to_string(facts.shared_bytes));
+    }
+    Refusal refusal = AllowShared(DistillForward<T>, facts.shared_bytes, facts);
+    if (refusal.code == 0) refusal = AllowShared(DistillBackward<T>, facts.shared_bytes, facts);
     return refusal;
   }
 
@@ -312,8 +313,9 @@ Refusal OpenDistillLoss(const Request& request, std::unique_ptr<Plan>* out) {
   }
   WithType(dims.activation, [&](auto t) {
     using T = decltype(t);
-    refusal = DistillPlan<T>::Allow(*request.facts);
-    if (refusal.code == 0) *out = std::make_unique<DistillPlan<T>>(request, dims, params);
+    auto plan = std::make_unique<DistillPlan<T>>(request, dims, params);
+    refusal = plan->Allow(*request.facts);
+    if (refusal.code == 0) *out = std::move(plan);
   });
   return refusal;
 }

@@ -14,7 +14,7 @@ template <class T, class W>
 struct GateArguments {
   View<const T> q, k, v;
   View<const W> w;
-  const W* bias;
+  const float* bias;
   View<float> o;
   View<const float> dout;
   View<T> dq, dk, dv;
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kRowThreads) GateForward(const GateArguments<T
       }
     }
     sum = WarpSum(sum);
-    if (lane == 0) *a.o.At(at.b, head, at.t) = 1.0f / (1.0f + expf(-(sum + ToFloat(a.bias[head]))));
+    if (lane == 0) *a.o.At(at.b, head, at.t) = 1.0f / (1.0f + expf(-(sum + a.bias[head])));
   }
 }
 
@@ -162,8 +162,8 @@ class GatePlan final : public Plan {
       tokens_each_ = std::max<int64_t>(16, (all_tokens_ + kMostSlices - 1) / kMostSlices);
       slices_ = wants_sums_ ? (all_tokens_ + tokens_each_ - 1) / tokens_each_ : 0;
       Reserve(&workspace_bytes, slices_ * heads_ * (3 * a_.d + 1), 4);
-    } else if (bias_dtype_ != request.args[kW].dtype) {
-      Reserve(&workspace_bytes, heads_, sizeof(W));
+    } else if (bias_dtype_ != XH_F32) {
+      Reserve(&workspace_bytes, heads_, sizeof(float));
     }
     implementation = "packs";
   }
@@ -205,8 +205,7 @@ class GatePlan final : public Plan {
     GateBackward<T, W, N><<<RowBlocks(), kRowThreads, 0, launch.stream>>>(a);
   }
 
-  // The bias in the dtype of w.
-  const W* Bias(const Launch& launch) const;
+  const float* Bias(const Launch& launch) const;
 
   void Sums(const Launch& launch, const GateArguments<T, W>& a) const {
     float* const parts = Part<float>(launch.workspace, 0);
@@ -227,23 +226,19 @@ class GatePlan final : public Plan {
   int64_t tokens_each_ = 1, slices_ = 0;
 };
 
-template <class To, class From>
-__global__ void ConvertBias(const From* from, To* to, int64_t count) {
+__global__ void WidenBias(const bf16* from, float* to, int64_t count) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i < count) to[i] = FromFloat<To>(ToFloat(from[i]));
+  if (i < count) to[i] = ToFloat(from[i]);
 }
 
 template <class T, class W>
-const W* GatePlan<T, W>::Bias(const Launch& launch) const {
-  const xh_tensor& bias = launch.args[kB];
-  const bool same = (bias_dtype_ == XH_BF16) == (sizeof(W) == 2);
-  if (same) return static_cast<const W*>(bias.data);
-  W* const converted = Part<W>(launch.workspace, 0);
-  WithType(bias_dtype_, [&](auto b) {
-    ConvertBias<<<Blocks(heads_, kRowThreads), kRowThreads, 0, launch.stream>>>(
-        static_cast<const decltype(b)*>(bias.data), converted, heads_);
-  });
-  return converted;
+const float* GatePlan<T, W>::Bias(const Launch& launch) const {
+  const void* const bias = launch.args[kB].data;
+  if (bias_dtype_ == XH_F32) return static_cast<const float*>(bias);
+  float* const wide = Part<float>(launch.workspace, 0);
+  WidenBias<<<Blocks(heads_, kRowThreads), kRowThreads, 0, launch.stream>>>(static_cast<const bf16*>(bias), wide,
+                                                                            heads_);
+  return wide;
 }
 
 }  // namespace

@@ -109,8 +109,10 @@ xh_error* PlanRun(const xh_plan* plan, xh_stream* stream, const xh_tensor* args,
     xh_device* const device = stream->device;
     if (xh_error* error = CheckAlive(device)) return error;
     const CurrentDevice current(device);
+    std::vector<xh_tensor> checked = plan->args;  // what the plan was opened for, with this run's memory
+    for (size_t i = 0; i < checked.size(); ++i) checked[i].data = args[i].data;
     const Launch launch = {stream->native,
-                           args,
+                           checked.data(),
                            static_cast<char*>(workspace),
                            static_cast<char*>(saved),
                            {stream->fault, stream->fault_lock, plan->op->op}};

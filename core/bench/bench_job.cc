@@ -37,6 +37,15 @@ const char kBenchSchema[] = R"json({"options": [
 
 namespace {
 
+// Shares of `seconds`. On a GPU their sum is more than 1: single ops are waited for.
+json OpsToJson(const std::map<std::string, OpTime>& times, double seconds) {
+  json ops = json::array();
+  for (const auto& [op, time] : times) {
+    ops.push_back({{"op", op}, {"calls", time.calls}, {"share", time.seconds / seconds}});
+  }
+  return ops;
+}
+
 class BenchJob : public Job {
  public:
   BenchJob(std::shared_ptr<Runtime> runtime, json recipe)
@@ -139,10 +148,7 @@ class BenchJob : public Job {
                 {"share", rate / product_},
                 {"flops_per_token", flops},
                 {"memory_bytes", program->memory_bytes() + optimizer->bytes()},
-                {"ops", json::array()}};
-    for (const auto& [op, time] : times) {
-      row["ops"].push_back({{"op", op}, {"calls", time.calls}, {"share", time.seconds / seconds}});
-    }
+                {"ops", OpsToJson(times, seconds)}};
     rows_.push_back(std::move(row));
     return absl::OkStatus();
   }
@@ -172,10 +178,14 @@ class BenchJob : public Job {
     const int64_t tokens = Count("prefill_tokens") > 0 ? Count("prefill_tokens") : shape().tokens;
     XH_ASSIGN_OR_RETURN(std::unique_ptr<Session> session, OpenSession(tokens));
     const std::vector<int32_t> ids = MakeUpTokens(tokens, teacher_->config.vocab_size);
-    XH_ASSIGN_OR_RETURN(double seconds, MedianSeconds(repeats(), [&]() -> Status {
-                          XH_RETURN_IF_ERROR(session->Reset());
-                          return session->Feed(ids.data(), tokens);
-                        }));
+    const auto read = [&]() -> Status {
+      XH_RETURN_IF_ERROR(session->Reset());
+      return session->Feed(ids.data(), tokens);
+    };
+    XH_ASSIGN_OR_RETURN(double seconds, MedianSeconds(repeats(), read));
+    std::map<std::string, OpTime> times;
+    session->Profile(&times);
+    XH_RETURN_IF_ERROR(read());
     const ForwardWork work = CountForward(student_.config, tokens);
     const double flops = work.projections + work.maps + work.recurrence + work.attention;
     const double rate = flops * static_cast<double>(tokens) / seconds;
@@ -183,14 +193,15 @@ class BenchJob : public Job {
                      {"tokens_per_second", static_cast<double>(tokens) / seconds},
                      {"gflops", rate * 1e-9},
                      {"ceiling", "product"},
-                     {"share", rate / product_}});
+                     {"share", rate / product_},
+                     {"ops", OpsToJson(times, seconds)}});
     return absl::OkStatus();
   }
 
   // Every weight is read and the state touched once a token.
   Status MeasureDecode() {
     const int64_t tokens = Count("decode_tokens"), before = Count("decode_after");
-    const int64_t capacity = before + tokens * (repeats() + 1);  // and a run that warms up
+    const int64_t capacity = before + tokens * (repeats() + 1) + 1;  // a run that warms up, a token that is profiled
     XH_ASSIGN_OR_RETURN(std::unique_ptr<Session> session, OpenSession(capacity));
     const std::vector<int32_t> ids = MakeUpTokens(std::max(before, tokens), teacher_->config.vocab_size);
     XH_RETURN_IF_ERROR(session->Feed(ids.data(), before));
@@ -198,6 +209,9 @@ class BenchJob : public Job {
                           for (int64_t t = 0; t < tokens; ++t) XH_RETURN_IF_ERROR(session->Feed(&ids[t], 1));
                           return absl::OkStatus();
                         }));
+    std::map<std::string, OpTime> times;
+    session->Profile(&times);
+    XH_RETURN_IF_ERROR(session->Feed(ids.data(), 1));
     // The state as it is half way: a cache without a window grows.
     XH_ASSIGN_OR_RETURN(std::unique_ptr<Session> half_way, OpenSession((before + capacity + 1) / 2));
     int64_t bytes = half_way->state_bytes();
@@ -212,7 +226,8 @@ class BenchJob : public Job {
                      {"gb_per_second", rate * 1e-9},
                      {"bytes_per_token", bytes},
                      {"ceiling", "copy"},
-                     {"share", rate / copy_}});
+                     {"share", rate / copy_},
+                     {"ops", OpsToJson(times, seconds / static_cast<double>(tokens))}});
     return absl::OkStatus();
   }
 

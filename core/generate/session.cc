@@ -169,6 +169,7 @@ StatusOr<Session::Program*> Session::ProgramFor(int64_t tokens) {
   program->logits = BuildLogits(graph, config, bind, last);
   graph.Keep(program->logits);
   XH_RETURN_IF_ERROR(graph.Compile());
+  graph.Profile(profile_);
   return (programs_[tokens] = std::move(program)).get();
 }
 
@@ -196,6 +197,11 @@ Status Session::CheckFeed(const int32_t* ids, int64_t count) const {
     }
   }
   return absl::OkStatus();
+}
+
+void Session::Profile(std::map<std::string, OpTime>* times) {
+  profile_ = times;
+  for (auto& [tokens, program] : programs_) program->graph.Profile(times);
 }
 
 Status Session::RunProgram(const int32_t* ids, int64_t tokens, bool last) {

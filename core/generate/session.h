@@ -27,6 +27,8 @@ class Session {
   // nothing. When the device fails, or the logits are not finite (InvalidState, naming the position), the state is lost
   // and every call says so until Reset or Restore.
   Status Feed(const int32_t* ids, int64_t count);
+  // Adds up the time of each kind of op in every call from now on, NULL: no longer. Waits for the device after each op.
+  void Profile(std::map<std::string, OpTime>* times);
   StatusOr<const std::vector<float>*> Logits() const;  // [V] after the last token; InvalidState before any
   // Chooses a token by the sampler and feeds it; see xh_session_next. InvalidState after the last token, until more is
   // fed or the sampler is set again.
@@ -90,6 +92,7 @@ class Session {
   std::vector<std::vector<StateTensor>> state_;  // by layer, in the order of MixerState
   Buffer rope_table_;
   std::map<int64_t, std::unique_ptr<Program>> programs_;
+  std::map<std::string, OpTime>* profile_ = nullptr;
   std::vector<float> logits_;  // empty before the first token
   Sampler sampler_;
   bool finished_ = false;
