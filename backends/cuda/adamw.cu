@@ -68,7 +68,7 @@ class AdamwPlan final : public Plan {
   void Update(const Launch& launch) const {
     const auto floats = [&](int slot) { return static_cast<float*>(launch.args[slot].data); };
     const bool has_master = Present(launch.args[kMaster]);
-    ForPacks<1>(launch.stream, n_ / N, 1,
+    ForPacks<1>(launch, n_ / N, 1,
                 AdamwBody<T, N>{floats(kGradient), floats(kSchedule), static_cast<T*>(launch.args[kParam].data),
                                 floats(kFirst), floats(kSecond), has_master ? floats(kMaster) : nullptr, params_});
   }

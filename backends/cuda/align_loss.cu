@@ -104,7 +104,7 @@ class AlignPlan final : public Plan {
     const View<const T> x = ViewOf<const T>(launch.args[kX]), teacher = ViewOf<const T>(launch.args[kTeacher]);
     if (backward_) {
       if (!Present(launch.args[kDx])) return;
-      ForPacks<N>(launch.stream, rows_, d_,
+      ForPacks<N>(launch, rows_, d_,
                   AlignGradient<T, N>{x, teacher, ViewOf<T>(launch.args[kDx]),
                                       static_cast<const float*>(launch.args[kScale].data), heads_, adds_});
       return;

@@ -11,6 +11,7 @@ namespace xh::gpu::attention {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kCombineThreads = 128;
 constexpr int kEach = 8;         // columns of a row that a thread holds
 constexpr int kKeys = 4;         // rows that are in flight for a thread
 constexpr int kLeastSlots = 64;  // of a split
@@ -117,6 +118,8 @@ template <class T, int kHeads, bool kWide>
 __global__ void __launch_bounds__(kThreads, 2) Decode(Args<T> a) {
   __shared__ float shared_most[kHeads][kThreads], shared_sum[kHeads][kThreads];
   __shared__ float shared_out[kHeads][kThreads * kEach];
+  LetNextBegin();
+  WaitForEarlier();
   if (!PositionsFit(a.position, a.batch, a.most_position, blockIdx.x == 0, a.sink)) return;
   unsigned item = blockIdx.x;
   const auto splits = static_cast<unsigned>(a.splits), passes = static_cast<unsigned>(a.passes);
@@ -198,22 +201,42 @@ __global__ void __launch_bounds__(kThreads, 2) Decode(Args<T> a) {
   }
 }
 
-// A block a head.
+// A block a head: the weights of the splits, then its columns.
 template <class T>
-__global__ void __launch_bounds__(kThreads) Combine(Args<T> a) {
+__global__ void __launch_bounds__(kCombineThreads) Combine(Args<T> a) {
+  __shared__ float weights[kMostSplits];
+  LetNextBegin();
+  WaitForEarlier();
   if (!PositionsFit(a.position, a.batch, a.most_position, false, a.sink)) return;
   const int64_t pair = blockIdx.x, at = pair * a.splits;
-  float most = -kInfinity;
-  for (int s = 0; s < a.splits; ++s) most = fmaxf(most, a.sums[2 * (at + s)]);
-  const float shift = most == -kInfinity ? 0.0f : most;
-  for (int c = static_cast<int>(threadIdx.x); c < a.dim; c += kThreads) {
-    float sum = 0.0f, out = 0.0f;
-    for (int s = 0; s < a.splits; ++s) {
-      const float weight = expf(a.sums[2 * (at + s)] - shift);
-      sum = fmaf(weight, a.sums[2 * (at + s) + 1], sum);
-      out = fmaf(weight, a.partial[(at + s) * a.dim + c], out);
+  if (threadIdx.x < kWarp) {  // two splits a lane
+    static_assert(kMostSplits <= 2 * kWarp);
+    float most[2], sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int s = static_cast<int>(threadIdx.x) + i * kWarp;
+      most[i] = s < a.splits ? a.sums[2 * (at + s)] : -kInfinity;
     }
-    a.o.At(pair / a.heads, pair % a.heads)[c] = FromFloat<T>(out / sum);
+    const float highest = WarpMax(fmaxf(most[0], most[1])), shift = highest == -kInfinity ? 0.0f : highest;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int s = static_cast<int>(threadIdx.x) + i * kWarp;
+      most[i] = expf(most[i] - shift);
+      if (s < a.splits) sum = fmaf(most[i], a.sums[2 * (at + s) + 1], sum);
+    }
+    sum = WarpSum(sum);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int s = static_cast<int>(threadIdx.x) + i * kWarp;
+      if (s < a.splits) weights[s] = most[i] / sum;
+    }
+  }
+  __syncthreads();
+  for (int c = static_cast<int>(threadIdx.x); c < a.dim; c += kCombineThreads) {
+    float out = 0.0f;
+#pragma unroll 8
+    for (int s = 0; s < a.splits; ++s) out = fmaf(weights[s], a.partial[(at + s) * a.dim + c], out);
+    a.o.At(pair / a.heads, pair % a.heads)[c] = FromFloat<T>(out);
   }
 }
 
@@ -248,22 +271,22 @@ class DecodePlan final : public Plan {
     const bool wide = s_.dim % kEach == 0 && MovesInPacks(args[kK]) && MovesInPacks(args[kV]) &&
                       MovesInPacks(args[kCacheK]) && MovesInPacks(args[kCacheV]);
     if (heads_at_once_ == 1) {
-      Start<T, 1>(a, wide, launch.stream);
+      Start<T, 1>(a, wide, launch);
     } else if (heads_at_once_ == 2) {
-      Start<T, 2>(a, wide, launch.stream);
+      Start<T, 2>(a, wide, launch);
     } else {
-      Start<T, 4>(a, wide, launch.stream);
+      Start<T, 4>(a, wide, launch);
     }
-    if (splits_ > 1) Combine<T><<<static_cast<unsigned>(s_.pairs()), kThreads, 0, launch.stream>>>(a);
+    if (splits_ > 1) LaunchEarly(launch, Combine<T>, static_cast<unsigned>(s_.pairs()), kCombineThreads, 0, a);
   }
 
   template <class T, int kHeads>
-  void Start(const Args<T>& a, bool wide, gpuStream_t stream) const {
+  void Start(const Args<T>& a, bool wide, const Launch& launch) const {
     const auto blocks = static_cast<unsigned>(s_.batch * s_.kv_heads * passes_ * splits_);
     if (wide) {
-      Decode<T, kHeads, true><<<blocks, kThreads, 0, stream>>>(a);
+      LaunchEarly(launch, Decode<T, kHeads, true>, blocks, kThreads, 0, a);
     } else {
-      Decode<T, kHeads, false><<<blocks, kThreads, 0, stream>>>(a);
+      LaunchEarly(launch, Decode<T, kHeads, false>, blocks, kThreads, 0, a);
     }
   }
 

@@ -94,7 +94,7 @@ class CastPlan final : public Plan {
     if (IsFloat(to_.dtype)) {
       WithType(to_.dtype, [&](auto a) {
         WithType(Present(from_) ? from_.dtype : XH_F32, [&](auto b) {
-          Convert(launch.stream, static_cast<decltype(a)*>(to), static_cast<const decltype(b)*>(from));
+          Convert(launch, static_cast<decltype(a)*>(to), static_cast<const decltype(b)*>(from));
         });
       });
       return;
@@ -113,16 +113,16 @@ class CastPlan final : public Plan {
 
  private:
   template <class TTo, class TFrom>
-  void Convert(gpuStream_t stream, TTo* to, const TFrom* from) const {
+  void Convert(const Launch& launch, TTo* to, const TFrom* from) const {
     constexpr int kEach = 8;
     const bool adds = Accumulates(to_);
     if (from == nullptr && adds) return;
     const auto aligned = [](const auto* p) { return reinterpret_cast<uintptr_t>(p) % (sizeof(*p) * kEach) == 0; };
     if (from != nullptr && walk_.flat() && walk_.total % kEach == 0 && aligned(to) && aligned(from)) {
-      ForPacks<1>(stream, walk_.total / kEach, 1, CastFlat<TTo, TFrom, kEach>{to, from, adds});
+      ForPacks<1>(launch, walk_.total / kEach, 1, CastFlat<TTo, TFrom, kEach>{to, from, adds});
       return;
     }
-    CastStrided<<<Blocks(walk_.total, kRowThreads), kRowThreads, 0, stream>>>(to, from, walk_, adds);
+    CastStrided<<<Blocks(walk_.total, kRowThreads), kRowThreads, 0, launch.stream>>>(to, from, walk_, adds);
   }
   template <class T>
   void Move(gpuStream_t stream, void* to, const void* from) const {
@@ -172,7 +172,7 @@ class FillPlan final : public Plan {
     if (walk_.flat() && walk_.total % N == 0 && reinterpret_cast<uintptr_t>(to) % 16 == 0) {
       FillFlat<T, N> body = {to, {}};
       for (T& each : body.pack.value) each = value;
-      ForPacks<1>(launch.stream, walk_.total / N, 1, body);
+      ForPacks<1>(launch, walk_.total / N, 1, body);
       return;
     }
     FillStrided<<<Blocks(walk_.total, kRowThreads), kRowThreads, 0, launch.stream>>>(to, value, walk_);

@@ -65,13 +65,13 @@ class AddPlan final : public Plan {
   template <int N>
   void Forward(const Launch& launch) const {
     const xh_tensor* const args = launch.args;
-    ForPacks<N>(launch.stream, m_, d_,
+    ForPacks<N>(launch, m_, d_,
                 AddBody<T, N>{ViewOf<const T>(args[kA]), ViewOf<const T>(args[kB]), ViewOf<T>(args[kY])});
   }
   template <int N>
   void Backward(const Launch& launch) const {
     const xh_tensor* const args = launch.args;
-    ForPacks<N>(launch.stream, m_, d_,
+    ForPacks<N>(launch, m_, d_,
                 AddGradientBody<T, N>{ViewOf<const T>(args[kDy]), ViewOf<T>(args[kDa]), ViewOf<T>(args[kDb]), adds_[0],
                                       adds_[1]});
   }
@@ -145,14 +145,13 @@ class SwigluPlan final : public Plan {
   template <int N>
   void Forward(const Launch& launch) const {
     const xh_tensor* const args = launch.args;
-    ForPacks<N>(launch.stream, m_, f_,
+    ForPacks<N>(launch, m_, f_,
                 SwigluBody<T, N>{ViewOf<const T>(args[kGate]), ViewOf<const T>(args[kUp]), ViewOf<T>(args[kY])});
   }
   template <int N>
   void Backward(const Launch& launch) const {
     const xh_tensor* const args = launch.args;
-    ForPacks<N>(
-        launch.stream, m_, f_,
+    ForPacks<N>(launch, m_, f_,
         SwigluGradientBody<T, N>{ViewOf<const T>(args[kGate]), ViewOf<const T>(args[kUp]), ViewOf<const T>(args[kDy]),
                                  ViewOf<T>(args[kDgate]), ViewOf<T>(args[kDup]), adds_[0], adds_[1]});
   }

@@ -95,7 +95,7 @@ class EmbedPlan final : public Plan {
     const xh_tensor* const args = launch.args;
     const auto run = [&](auto n) {
       constexpr int N = decltype(n)::value;
-      ForPacks<N>(launch.stream, m_, d_,
+      ForPacks<N>(launch, m_, d_,
                   EmbedBody<W, T, N>{ViewOf<const W>(args[kTable]), static_cast<const int32_t*>(args[kIds].data),
                                      ViewOf<T>(args[kY]), launch.fault});
     };
@@ -110,7 +110,7 @@ class EmbedPlan final : public Plan {
   template <class T>
   void Backward(const Launch& launch) const {
     const View<float> table = ViewOf<float>(launch.args[kDtable]);
-    if (!Accumulates(args_[kDtable])) ForPacks<1>(launch.stream, v_, d_, ZeroBody{table});
+    if (!Accumulates(args_[kDtable])) ForPacks<1>(launch, v_, d_, ZeroBody{table});
     if (m_ == 0 || !Present(args_[kDy])) return;
     EmbedGradient<T><<<static_cast<unsigned>(m_), kRowThreads, 0, launch.stream>>>(
         static_cast<const int32_t*>(launch.args[kIds].data), ViewOf<const T>(launch.args[kDy]), table, m_, d_,

@@ -340,6 +340,7 @@ Refusal OpenFeatureMap(const Request& request, std::unique_ptr<Plan>* out) {
       *out = std::make_unique<feature_map::ForwardPlan<T>>(request, sizes);
     }
   });
+  if (feature_map::TakeFewTokens(request, sizes, out)) return {};
 #ifdef XH_SM90
   if (request.facts->wgmma) return OpenFeatureMapSm90(request, sizes, out);
 #endif

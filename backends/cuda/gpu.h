@@ -52,6 +52,22 @@ XH_BOTH inline bf16 FromFloat<bf16>(float x) {
 }
 
 #ifdef XH_KERNELS
+// ---- kernels that overlap ----
+//
+// LaunchEarly lets a kernel begin before the one queued ahead of it has ended, where the device can: it must call
+// WaitForEarlier before it touches anything but constants, and may fetch weights to the cache until then. LetNextBegin
+// allows the one behind to do the same. In any other launch both do nothing.
+__device__ inline void WaitForEarlier() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ inline void LetNextBegin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // Writes a gradient: added to what is there, or in its place.
 template <class T>
 __device__ inline void PutGradient(T* to, float value, bool accumulate) {

@@ -9,12 +9,18 @@ namespace xh::gpu {
 namespace {
 
 constexpr int64_t kMostSlices = 256;
+constexpr int64_t kFewItems = 4096;  // fewer warps would not fill a device
+
+struct GateBias {
+  const void* data;
+  xh_dtype dtype;  // f32 or bf16
+};
 
 template <class T, class W>
 struct GateArguments {
   View<const T> q, k, v;
   View<const W> w;
-  const float* bias;
+  GateBias bias;
   View<float> o;
   View<const float> dout;
   View<T> dq, dk, dv;
@@ -38,14 +44,24 @@ __device__ inline void LoadWeights(const W* from, float (&to)[N]) {  // rows of 
   for (int i = 0; i < N; ++i) to[i] = ToFloat(from[i]);
 }
 
+__device__ inline float LoadBias(const GateBias& bias, int64_t head) {
+  return bias.dtype == XH_BF16 ? ToFloat(static_cast<const bf16*>(bias.data)[head])
+                               : static_cast<const float*>(bias.data)[head];
+}
+
+// A warp takes one query head where there are few tokens, else the heads of a key/value head's group one by one.
 template <class T, class W, int N>
-__global__ void __launch_bounds__(kRowThreads) GateForward(const GateArguments<T, W> a) {
-  const int64_t index = static_cast<int64_t>(blockIdx.x) * (kRowThreads / kWarp) + threadIdx.x / kWarp;
+__global__ void __launch_bounds__(kRowThreads) GateForward(const GateArguments<T, W> a, bool alone) {
+  LetNextBegin();
+  WaitForEarlier();
+  const int64_t warp = static_cast<int64_t>(blockIdx.x) * (kRowThreads / kWarp) + threadIdx.x / kWarp;
+  const int64_t index = alone ? warp / a.group : warp;
   if (index >= a.items) return;
   const Item at = ItemAt(a, index);
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const T *const k = a.k.At(at.b, at.kv, at.t), *const v = a.v.At(at.b, at.kv, at.t);
-  for (int64_t g = 0; g < a.group; ++g) {
+  const int64_t first = alone ? warp % a.group : 0, last = alone ? first + 1 : a.group;
+  for (int64_t g = first; g < last; ++g) {
     const int64_t head = at.kv * a.group + g;
     const T* const q = a.q.At(at.b, head, at.t);
     const W* const w = a.w.At(head);
@@ -62,7 +78,7 @@ __global__ void __launch_bounds__(kRowThreads) GateForward(const GateArguments<T
       }
     }
     sum = WarpSum(sum);
-    if (lane == 0) *a.o.At(at.b, head, at.t) = 1.0f / (1.0f + expf(-(sum + a.bias[head])));
+    if (lane == 0) *a.o.At(at.b, head, at.t) = 1.0f / (1.0f + expf(-(sum + LoadBias(a.bias, head))));
   }
 }
 
@@ -162,8 +178,6 @@ class GatePlan final : public Plan {
       tokens_each_ = std::max<int64_t>(16, (all_tokens_ + kMostSlices - 1) / kMostSlices);
       slices_ = wants_sums_ ? (all_tokens_ + tokens_each_ - 1) / tokens_each_ : 0;
       Reserve(&workspace_bytes, slices_ * heads_ * (3 * a_.d + 1), 4);
-    } else if (bias_dtype_ != XH_F32) {
-      Reserve(&workspace_bytes, heads_, sizeof(float));
     }
     implementation = "packs";
   }
@@ -178,7 +192,7 @@ class GatePlan final : public Plan {
     a.o = ViewOf<float>(args[kO]);
     bool packs = MovesInPacks(args[kQ]) && MovesInPacks(args[kK]) && MovesInPacks(args[kV]);
     if (!backward_) {
-      a.bias = Bias(launch);
+      a.bias = {args[kB].data, bias_dtype_};
       if (a.items > 0) packs ? Forward<4>(launch, a) : Forward<1>(launch, a);
       return;
     }
@@ -198,14 +212,14 @@ class GatePlan final : public Plan {
   unsigned RowBlocks() const { return Blocks(a_.items, kRowThreads / kWarp); }
   template <int N>
   void Forward(const Launch& launch, const GateArguments<T, W>& a) const {
-    GateForward<T, W, N><<<RowBlocks(), kRowThreads, 0, launch.stream>>>(a);
+    const bool alone = a.items < kFewItems;
+    const int64_t warps = a.items * (alone ? a.group : 1);
+    LaunchEarly(launch, GateForward<T, W, N>, Blocks(warps, kRowThreads / kWarp), kRowThreads, 0, a, alone);
   }
   template <int N>
   void Backward(const Launch& launch, const GateArguments<T, W>& a) const {
     GateBackward<T, W, N><<<RowBlocks(), kRowThreads, 0, launch.stream>>>(a);
   }
-
-  const float* Bias(const Launch& launch) const;
 
   void Sums(const Launch& launch, const GateArguments<T, W>& a) const {
     float* const parts = Part<float>(launch.workspace, 0);
@@ -225,21 +239,6 @@ class GatePlan final : public Plan {
   bool adds_w_ = false, adds_b_ = false, wants_sums_ = false;
   int64_t tokens_each_ = 1, slices_ = 0;
 };
-
-__global__ void WidenBias(const bf16* from, float* to, int64_t count) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i < count) to[i] = ToFloat(from[i]);
-}
-
-template <class T, class W>
-const float* GatePlan<T, W>::Bias(const Launch& launch) const {
-  const void* const bias = launch.args[kB].data;
-  if (bias_dtype_ == XH_F32) return static_cast<const float*>(bias);
-  float* const wide = Part<float>(launch.workspace, 0);
-  WidenBias<<<Blocks(heads_, kRowThreads), kRowThreads, 0, launch.stream>>>(static_cast<const bf16*>(bias), wide,
-                                                                            heads_);
-  return wide;
-}
 
 }  // namespace
 

@@ -118,8 +118,8 @@ class MixPlan final : public Plan {
     if (!backward_) {
       a.h = ViewOf<T>(args[kH]);
       packs = packs && MovesInPacks(args[kH]);
-      packs ? ForPacks<kPack<T>>(launch.stream, rows_, d_, MixBody<T, kPack<T>>{a})
-            : ForPacks<1>(launch.stream, rows_, d_, MixBody<T, 1>{a});
+      packs ? ForPacks<kPack<T>>(launch, rows_, d_, MixBody<T, kPack<T>>{a})
+            : ForPacks<1>(launch, rows_, d_, MixBody<T, 1>{a});
       return;
     }
     a.dh = ViewOf<const T>(args[kDh]);
@@ -215,10 +215,10 @@ class SelectPlan final : public Plan {
   template <int N>
   void Move(const Launch& launch, const xh_tensor& from, const xh_tensor& to) const {
     if (backward_) {
-      ForPacks<N>(launch.stream, rows_, d_,
+      ForPacks<N>(launch, rows_, d_,
                   SelectGradient<T, N>{ViewOf<const T>(from), ViewOf<T>(to), place_, list_, adds_});
     } else {
-      ForPacks<N>(launch.stream, rows_, d_, SelectBody<T, N>{ViewOf<const T>(from), ViewOf<T>(to), place_, list_});
+      ForPacks<N>(launch, rows_, d_, SelectBody<T, N>{ViewOf<const T>(from), ViewOf<T>(to), place_, list_});
     }
   }
 

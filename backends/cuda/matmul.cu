@@ -68,7 +68,7 @@ class Gemm {
 
   void Run(const Launch& launch, const void* a, const void* b, const void* bias, void* d) const {
     if (shape_.rows == 0 || shape_.columns == 0) return;
-    if (thin_ && thin_gemm_.Takes(b)) return thin_gemm_.Run(launch.stream, a, b, bias, d);
+    if (thin_ && thin_gemm_.Takes(b)) return thin_gemm_.Run(launch, a, b, bias, d);
     if (library_ != nullptr) {
       const void* const aligned = AlignedBias(launch, bias);
       if (library_->Takes(a, b, aligned, d)) {

@@ -29,7 +29,7 @@ class ThinGemm {
   static bool Fits(const GemmShape& shape);
   Refusal Open(const GemmShape& shape, const Facts& facts);
   bool Takes(const void* b) const { return reinterpret_cast<uintptr_t>(b) % 16 == 0; }
-  void Run(gpuStream_t stream, const void* a, const void* b, const void* bias, void* d) const;
+  void Run(const Launch& launch, const void* a, const void* b, const void* bias, void* d) const;
 
  private:
   GemmShape shape_ = {};

@@ -150,6 +150,11 @@ __device__ inline void PutResult(const ThinArgs& args, int64_t row, int m, float
   }
 }
 
+// The first row of an item. The last one reaches back over rows of the one before: both write the same bits.
+__device__ inline int64_t Row0(int64_t item, int rows, int64_t n) {
+  return item * rows < n - rows ? item * rows : n - rows;
+}
+
 template <class TW, int kM, int kRows, int kSteps>
 __global__ void __launch_bounds__(kThreads, 1) ThinKernel(ThinArgs args) {
   static_assert(kRows * kM <= 32, "a lane for each result of an item");
@@ -160,24 +165,26 @@ __global__ void __launch_bounds__(kThreads, 1) ThinKernel(ThinArgs args) {
   const int member = warp % args.team, team = warp / args.team, teams = kWarps / args.team;
   const int64_t items = (args.n + kRows - 1) / kRows, blocks = gridDim.x;
   const bool whole = args.chunk >= args.k;
+  LetNextBegin();
+  // Weights are constants: memory works on a warp's first item while what makes x still runs.
+  const int64_t first_item = team * blocks + blockIdx.x;
+  if (first_item < items) {
+    const TW* const rows = static_cast<const TW*>(args.w) + Row0(first_item, kRows, args.n) * args.w_leading;
+    constexpr int kSector = 32 / sizeof(TW);
+    for (int64_t k = (member * kWarp + lane) * kSector; k < args.k; k += args.team * kWarp * kSector) {
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) Prefetch(rows + r * args.w_leading + k);
+    }
+  }
+  WaitForEarlier();
   for (int64_t round = 0; round * teams * blocks + blockIdx.x < items; ++round) {
     const int64_t item = (round * teams + team) * blocks + blockIdx.x;
-    // The last item reaches back over rows of the one before: both write the same bits.
-    const int64_t row0 = item * kRows < args.n - kRows ? item * kRows : args.n - kRows;
+    const int64_t row0 = Row0(item, kRows, args.n);
     const TW* const rows = static_cast<const TW*>(args.w) + row0 * args.w_leading;
     float sum[kRows][kM] = {};
     for (int64_t first = 0; first < args.k; first += args.chunk) {
       const int count = static_cast<int>(args.k - first < args.chunk ? args.k - first : args.chunk);
       if (round == 0 || !whole) {
-        if (round == 0 && first == 0 && item < items) {  // memory works while x is fetched
-#pragma unroll
-          for (int r = 0; r < kRows; ++r) {
-            for (int s = 0; s < kSteps; ++s) {
-              const int k = (member * kSteps + s) * kStep + lane * kPack<TW>;
-              if (k < count && lane % 2 == 0) Prefetch(rows + r * args.w_leading + k);
-            }
-          }
-        }
         __syncthreads();  // the chunk before is done with
         if (args.x_dtype == XH_BF16) {
           StageRows<TW, kM, bf16>(args, first, count, shared);
@@ -269,7 +276,7 @@ Refusal ThinGemm::Open(const GemmShape& shape, const Facts& facts) {
   return refusal;
 }
 
-void ThinGemm::Run(gpuStream_t stream, const void* a, const void* b, const void* bias, void* d) const {
+void ThinGemm::Run(const Launch& launch, const void* a, const void* b, const void* bias, void* d) const {
   const int64_t a_bytes = shape_.a == XH_BF16 ? 2 : 4, d_bytes = shape_.d == XH_BF16 ? 2 : 4;
   for (int64_t row = 0; row < shape_.rows; row += kRows) {
     ThinArgs args = {};
@@ -290,8 +297,9 @@ void ThinGemm::Run(gpuStream_t stream, const void* a, const void* b, const void*
     args.y_dtype = shape_.d;
     args.x_in_fours = reinterpret_cast<uintptr_t>(args.x) % static_cast<uintptr_t>(4 * a_bytes) == 0 &&
                       (args.m == 1 || shape_.a_leading % 4 == 0);
-    WithKernel(shape_.b, PaddedRows(args.m),
-               [&](auto kernel) { kernel<<<static_cast<unsigned>(blocks_), kThreads, shared_, stream>>>(args); });
+    WithKernel(shape_.b, PaddedRows(args.m), [&](auto kernel) {
+      LaunchEarly(launch, kernel, static_cast<unsigned>(blocks_), kThreads, shared_, args);
+    });
   }
 }
 

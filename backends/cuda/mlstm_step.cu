@@ -92,6 +92,8 @@ __global__ void __launch_bounds__(kThreads, kThreads == kFewThreads ? 3 : 1) Ste
   const int lane = thread % a.lanes, group = thread / a.lanes, groups = kThreads / a.lanes;
   const bool has_state = a.s.present();
   constexpr int kCount = kBatch<kThreads>;
+  LetNextBegin();
+  WaitForEarlier();
   Pack<float, kWidth> held[kCount];
   LoadRows(a.s, b, head, group, groups, n, lane * kWidth, has_state && lane * kWidth < a.columns, held);
   const float first_z = has_state && thread < n ? a.z.At(b, head)[thread] : 0.0f;
@@ -198,8 +200,7 @@ class StepPlan final : public Plan {
                            s_.scale,
                            s_.floored};
     const int64_t bytes = (2 * s_.features + kThreads * kWidth) * 4;
-    Step<T, kWidth, kThreads>
-        <<<static_cast<unsigned>(s_.pairs()), kThreads, static_cast<size_t>(bytes), launch.stream>>>(a);
+    LaunchEarly(launch, Step<T, kWidth, kThreads>, static_cast<unsigned>(s_.pairs()), kThreads, bytes, a);
   }
 
   Shape s_;

@@ -35,6 +35,8 @@ __global__ void NormForward(const NormArguments<T, W> a) {
   __shared__ float scratch[32];
   const int64_t row = blockIdx.x;
   const T* const x = a.x.At(row);
+  LetNextBegin();
+  WaitForEarlier();
   float sum = 0.0f;
   for (int64_t j = threadIdx.x * N; j < a.d; j += blockDim.x * N) {
     float value[N];
@@ -160,7 +162,7 @@ class NormPlan final : public Plan {
 
   template <int N>
   void Forward(const Launch& launch, const NormArguments<T, W>& a) const {
-    NormForward<T, W, N><<<static_cast<unsigned>(m_), ThreadsFor<T>(d_), 0, launch.stream>>>(a);
+    LaunchEarly(launch, NormForward<T, W, N>, static_cast<unsigned>(m_), static_cast<unsigned>(ThreadsFor<T>(d_)), 0, a);
   }
   template <int N>
   void Backward(const Launch& launch, const NormArguments<T, W>& a) const {

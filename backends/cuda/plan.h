@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backends/common/arguments.h"
@@ -38,6 +39,7 @@ struct Request : backend::Request {
 // One run of a plan. Workspace and saved are aligned to kAlignment.
 struct Launch {
   gpuStream_t stream;
+  bool overlaps;  // kernels of one stream may overlap: this device's code for WaitForEarlier runs
   const xh_tensor* args;
   char* workspace;
   char* saved;
@@ -92,6 +94,31 @@ Refusal AllowShared(Kernel kernel, int bytes, const Facts& facts) {
   if (error != cudaSuccess) return {XH_INTERNAL, cudaGetErrorString(error)};
   return {};
 }
+
+#ifdef XH_KERNELS
+// Launches a kernel that calls WaitForEarlier; see gpu.h.
+template <class... Parameters, class... Arguments>
+void LaunchEarly(const Launch& launch, void (*kernel)(Parameters...), unsigned blocks, unsigned threads, int64_t shared,
+                 Arguments&&... arguments) {
+#ifndef XH_HIP
+  if (launch.overlaps) {
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(blocks);
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = static_cast<size_t>(shared);
+    config.stream = launch.stream;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);  // its error is looked for behind Run
+    return;
+  }
+#endif
+  kernel<<<blocks, threads, static_cast<size_t>(shared), launch.stream>>>(std::forward<Arguments>(arguments)...);
+}
+#endif
 
 }  // namespace xh::gpu
 

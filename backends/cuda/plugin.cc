@@ -112,6 +112,7 @@ xh_error* PlanRun(const xh_plan* plan, xh_stream* stream, const xh_tensor* args,
     std::vector<xh_tensor> checked = plan->args;  // what the plan was opened for, with this run's memory
     for (size_t i = 0; i < checked.size(); ++i) checked[i].data = args[i].data;
     const Launch launch = {stream->native,
+                           device->facts.wgmma,
                            checked.data(),
                            static_cast<char*>(workspace),
                            static_cast<char*>(saved),

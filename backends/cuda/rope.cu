@@ -81,9 +81,9 @@ class RopePlan final : public Plan {
                                 launch.fault};
     const bool packs = MovesInPacks(from) && MovesInPacks(to) && d_ / 2 % kPack<T> == 0;
     if (packs) {
-      ForPacks<kPack<T>>(launch.stream, b_ * t_ * h_, d_ / 2, RopeBody<T, kPack<T>>{a});
+      ForPacks<kPack<T>>(launch, b_ * t_ * h_, d_ / 2, RopeBody<T, kPack<T>>{a});
     } else {
-      ForPacks<1>(launch.stream, b_ * t_ * h_, d_ / 2, RopeBody<T, 1>{a});
+      ForPacks<1>(launch, b_ * t_ * h_, d_ / 2, RopeBody<T, 1>{a});
     }
   }
 

@@ -39,19 +39,21 @@ template <int N, class Body>
 __global__ void __launch_bounds__(kRowThreads)
     RowsKernel(int64_t first_row, uint32_t items, uint32_t packs, Body body) {
   const uint32_t item = blockIdx.x * kRowThreads + threadIdx.x;
+  LetNextBegin();
+  WaitForEarlier();
   if (item < items) body(first_row + item / packs, static_cast<int>(item % packs) * N);
 }
 
 // Launches body over [rows, columns]; N divides columns. Slices keep indices in 32 bits.
 template <int N, class Body>
-void ForPacks(gpuStream_t stream, int64_t rows, int64_t columns, const Body& body) {
+void ForPacks(const Launch& launch, int64_t rows, int64_t columns, const Body& body) {
   const int64_t packs = columns / N;
   if (rows == 0 || packs == 0) return;
   const int64_t slice = std::max<int64_t>(1, (int64_t{1} << 30) / packs);
   for (int64_t first = 0; first < rows; first += slice) {
     const int64_t items = std::min(slice, rows - first) * packs;
-    RowsKernel<N><<<Blocks(items, kRowThreads), kRowThreads, 0, stream>>>(first, static_cast<uint32_t>(items),
-                                                                          static_cast<uint32_t>(packs), body);
+    LaunchEarly(launch, RowsKernel<N, Body>, Blocks(items, kRowThreads), kRowThreads, 0, first,
+                static_cast<uint32_t>(items), static_cast<uint32_t>(packs), body);
   }
 }
 

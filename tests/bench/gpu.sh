@@ -13,7 +13,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 mkdir -p "$out"
 plugin=$build/lib/xhybrid/xhybrid_cuda.so
 shapes=tests/bench/shapes
-student=(--window 512 --sinks 4 --feature-map hedgehog)
+student=(--window 512 --sinks 4 --feature-map hedgehog --features 64) # mLSTM heads of 128 x d
 
 bench() { "$build/bin/xhybrid" --device cuda bench --made-up-weights --dtype bf16 "${student[@]}" "$@" || true; }
 
