@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / kWarp;
 constexpr int kSharedBudget = 200 << 10;
+constexpr int64_t kPrefetched = 2048;  // columns of a warp's first rows: of all warps together, less than the cache holds
 
 struct ThinArgs {
   const void *x, *w, *bias;
@@ -171,7 +172,8 @@ __global__ void __launch_bounds__(kThreads, 1) ThinKernel(ThinArgs args) {
   if (first_item < items) {
     const TW* const rows = static_cast<const TW*>(args.w) + Row0(first_item, kRows, args.n) * args.w_leading;
     constexpr int kSector = 32 / sizeof(TW);
-    for (int64_t k = (member * kWarp + lane) * kSector; k < args.k; k += args.team * kWarp * kSector) {
+    const int64_t most = args.k < kPrefetched ? args.k : kPrefetched;
+    for (int64_t k = (member * kWarp + lane) * kSector; k < most; k += args.team * kWarp * kSector) {
 #pragma unroll
       for (int r = 0; r < kRows; ++r) Prefetch(rows + r * args.w_leading + k);
     }
