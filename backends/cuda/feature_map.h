@@ -33,7 +33,8 @@ struct Map {
 // da[h,i,j] = sum over parts, in their order, of parts[part][h][i][j]. No parts give zero.
 void AddParts(gpuStream_t stream, const Sizes& sizes, const float* parts, int64_t count, const xh_tensor& da);
 
-// INFER and FORWARD of so few tokens that reading the map is most of the work: wraps `plan` and says so, or does nothing.
+// INFER and FORWARD of so few tokens that reading the map is most of the work: wraps `plan` and says so, or does
+// nothing.
 bool TakeFewTokens(const Request& request, const Sizes& sizes, std::unique_ptr<Plan>* plan);
 
 }  // namespace feature_map

@@ -1,5 +1,5 @@
-// FEATURE_MAP of few tokens, as decoding has them: a block a head and token. All of the head's map is under way at once,
-// in packs of 16 bytes; a thread holds one pack of columns and adds up every so many rows.
+// FEATURE_MAP of few tokens, as decoding has them: a block a head and token. All of the head's map is under way at
+// once, in packs of 16 bytes; a thread holds one pack of columns and adds up every so many rows.
 #include <algorithm>
 
 #include "backends/cuda/feature_map.h"
@@ -75,7 +75,9 @@ __global__ void __launch_bounds__(kThreads) FewTokens(const FewArguments<T, W> x
 template <class T, class W>
 class FewPlan final : public Plan {
  public:
-  FewPlan(const Sizes& sizes, std::unique_ptr<Plan> plain) : s_(sizes), plain_(std::move(plain)) { implementation = "few tokens"; }
+  FewPlan(const Sizes& sizes, std::unique_ptr<Plan> plain) : s_(sizes), plain_(std::move(plain)) {
+    implementation = "few tokens";
+  }
   void Run(const Launch& launch) const override {
     if (reinterpret_cast<uintptr_t>(launch.args[kA].data) % 16 != 0) return plain_->Run(launch);
     const FewArguments<T, W> x = {s_, ViewOf<const T>(launch.args[kU]), ViewOf<const W>(launch.args[kA]),

@@ -82,7 +82,9 @@ class BenchJob : public Job {
 
   json Result() const override {
     return {{"dtype", recipe_["dtype"]},
-            {"product_gflops", product_ * 1e-9}, {"copy_gb_per_second", copy_ * 1e-9}, {"rows", rows_}};
+            {"product_gflops", product_ * 1e-9},
+            {"copy_gb_per_second", copy_ * 1e-9},
+            {"rows", rows_}};
   }
 
  private:

@@ -40,8 +40,8 @@ StatusOr<Buffer> CopyNoise(Device& device, const Buffer& noise, int64_t bytes, i
   int64_t from = turn * 4096 % noise.bytes();
   for (int64_t done = 0; done < bytes;) {
     const int64_t part = std::min(bytes - done, noise.bytes() - from);
-    XH_RETURN_IF_ERROR(device.Copy(static_cast<char*>(buffer.data()) + done, static_cast<char*>(noise.data()) + from,
-                                   part));
+    XH_RETURN_IF_ERROR(
+        device.Copy(static_cast<char*>(buffer.data()) + done, static_cast<char*>(noise.data()) + from, part));
     done += part;
     from = 0;
   }
@@ -62,9 +62,9 @@ StatusOr<std::shared_ptr<Model>> MakeUpModel(const std::shared_ptr<Runtime>& run
   for (const ParameterSpec& spec : ParametersOf(model->config)) {
     XH_ASSIGN_OR_RETURN(const int64_t bytes, TensorBytes(dtype, spec.shape));
     const auto turn = static_cast<int64_t>(model->weights.size());
-    StatusOr<Buffer> buffer =
-        spec.shape.size() == 1 ? Upload(device, std::vector<float>(static_cast<size_t>(spec.shape[0]), 1.0f), dtype)
-                               : CopyNoise(device, noise, bytes, turn);
+    StatusOr<Buffer> buffer = spec.shape.size() == 1
+                                  ? Upload(device, std::vector<float>(static_cast<size_t>(spec.shape[0]), 1.0f), dtype)
+                                  : CopyNoise(device, noise, bytes, turn);
     XH_RETURN_IF_ERROR(buffer.status());
     model->weights[spec.name] = {dtype, spec.shape, std::make_shared<Buffer>(*std::move(buffer))};
   }

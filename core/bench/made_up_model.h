@@ -10,8 +10,8 @@
 
 namespace xh {
 
-// `directory` holds a teacher's config.json; anything else in it is not read. Vectors (norms) are 1, matrices hold small
-// numbers, the same in every run. No tokenizer.
+// `directory` holds a teacher's config.json; anything else in it is not read. Vectors (norms) are 1, matrices hold
+// small numbers, the same in every run. No tokenizer.
 StatusOr<std::shared_ptr<Model>> MakeUpModel(const std::shared_ptr<Runtime>& runtime, const std::string& directory,
                                              xh_dtype dtype);
 

@@ -89,7 +89,8 @@ TEST(BenchJob, MakesUpTheWeightsOfAConfigThatHasNone) {
   ASSERT_TRUE(model.ok()) << model.status();
   const std::vector<ParameterSpec> parameters = ParametersOf((*model)->config);
   ASSERT_EQ((*model)->weights.size(), parameters.size());
-  for (const ParameterSpec& spec : parameters) EXPECT_EQ((*model)->weights.at(spec.name).shape, spec.shape) << spec.name;
+  for (const ParameterSpec& spec : parameters)
+    EXPECT_EQ((*model)->weights.at(spec.name).shape, spec.shape) << spec.name;
   StatusOr<std::unique_ptr<Session>> session = Session::Open(*model, 8);
   ASSERT_TRUE(session.ok()) << session.status();
   const std::vector<int32_t> ids = MakeUpTokens(8, (*model)->config.vocab_size);

@@ -12,7 +12,8 @@ struct Flags {
   std::string model, feature_map = "hedgehog", mixer = "hybrid", dtype = "f32";
   std::vector<std::string> parts = {"align", "distill", "prefill", "decode"};
   bool made_up_weights = false, checkpoint_blocks = false;
-  int64_t window = 64, sinks = 4, features = 0, context = 512, micro_batch = 8, prefill_tokens = 0, decode_after = 0, decode_tokens = 256;
+  int64_t window = 64, sinks = 4, features = 0, context = 512, micro_batch = 8, prefill_tokens = 0, decode_after = 0,
+          decode_tokens = 256;
   int64_t repeats = 5;
 };
 
