@@ -13,6 +13,7 @@ struct xh_event {
 struct xh_capture {
   xh_device* device;
   cudaGraphExec_t graph;
+  std::shared_ptr<xh::gpu::FaultCell> faults;
 };
 
 namespace xh::gpu {
@@ -98,6 +99,32 @@ xh_error* Check(xh_device* device, gpuError_t error, const std::string& what) {
 xh_error* CheckAlive(const xh_device* device) {
   if (!device->lost) return nullptr;
   return Fail(XH_DEVICE_LOST, "the device failed earlier and is lost to this process");
+}
+
+gpuError_t FaultCell::Make(const xh_device* device, std::shared_ptr<FaultCell>* out) {
+  std::shared_ptr<FaultCell> cell(new FaultCell(device));
+  gpuError_t made = cudaHostAlloc(reinterpret_cast<void**>(&cell->fault_), sizeof(Fault),
+                                  cudaHostAllocMapped | cudaHostAllocPortable);
+  if (made == cudaSuccess) *cell->fault_ = Fault{};
+  if (made == cudaSuccess) made = cudaMalloc(reinterpret_cast<void**>(&cell->lock_), sizeof(int32_t));
+  if (made == cudaSuccess) made = cudaMemset(cell->lock_, 0, sizeof(int32_t));
+  if (made == cudaSuccess) *out = std::move(cell);
+  return made;
+}
+
+FaultCell::~FaultCell() {
+  const CurrentDevice current(device_);
+  cudaFreeHost(fault_);
+  cudaFree(lock_);
+  cudaGetLastError();  // of a lost device it fails, and there is nothing to be done
+}
+
+gpuError_t FaultCell::Take(gpuStream_t stream, Fault* out) {
+  const std::lock_guard<std::mutex> guard(mutex_);
+  *out = *fault_;
+  if (out->kind == FaultKind::kNone) return cudaSuccess;
+  *fault_ = Fault{};
+  return cudaMemsetAsync(lock_, 0, sizeof(int32_t), stream);
 }
 
 xh_error* DeviceCount(int32_t* out) {
@@ -233,20 +260,14 @@ xh_error* StreamOpen(xh_device* device, void* native, xh_stream** out) {
     if (xh_error* error = CheckAlive(device)) return error;
     const CurrentDevice current(device);
     auto stream = std::make_unique<xh_stream>(
-        xh_stream{device, static_cast<gpuStream_t>(native), native == nullptr, nullptr, nullptr});
+        xh_stream{device, static_cast<gpuStream_t>(native), native == nullptr, nullptr, {}});
     gpuError_t made = cudaSuccess;
     if (stream->owned) made = cudaStreamCreateWithFlags(&stream->native, cudaStreamNonBlocking);
-    if (made == cudaSuccess) {
-      made = cudaHostAlloc(reinterpret_cast<void**>(&stream->fault), sizeof(Fault),
-                           cudaHostAllocMapped | cudaHostAllocPortable);
-    }
-    if (made == cudaSuccess) made = cudaMalloc(reinterpret_cast<void**>(&stream->fault_lock), sizeof(int32_t));
-    if (made == cudaSuccess) made = cudaMemset(stream->fault_lock, 0, sizeof(int32_t));
+    if (made == cudaSuccess) made = FaultCell::Make(device, &stream->faults);
     if (xh_error* error = Check(device, made, "stream_open")) {
       StreamClose(stream.release());
       return error;
     }
-    *stream->fault = Fault{};
     *out = stream.release();
     return nullptr;
   });
@@ -257,8 +278,6 @@ void StreamClose(xh_stream* stream) {
   const CurrentDevice current(stream->device);
   if (stream->native != nullptr || !stream->owned) cudaStreamSynchronize(stream->native);  // a fault may be written
   if (stream->owned && stream->native != nullptr) cudaStreamDestroy(stream->native);
-  cudaFreeHost(stream->fault);
-  cudaFree(stream->fault_lock);
   cudaGetLastError();
   delete stream;
 }
@@ -296,20 +315,28 @@ void EventClose(xh_event* event) {
   delete event;
 }
 
+// The first of what was reported since the stream was waited for; the rest is forgotten with it.
+static gpuError_t TakeFaults(xh_stream* stream, Fault* first) {
+  gpuError_t taken = stream->faults->Take(stream->native, first);
+  for (const std::shared_ptr<FaultCell>& cell : stream->replayed) {
+    Fault fault;
+    const gpuError_t error = cell->Take(stream->native, &fault);
+    if (taken == cudaSuccess) taken = error;
+    if (first->kind == FaultKind::kNone) *first = fault;
+  }
+  stream->replayed.clear();
+  return taken;
+}
+
 xh_error* Synchronize(xh_stream* stream) {
   return Guard([&]() -> xh_error* {
     if (stream == nullptr) return Fail(XH_INVALID_ARGUMENT, "synchronize: stream is NULL");
     if (xh_error* error = CheckAlive(stream->device)) return error;
     const CurrentDevice current(stream->device);
     if (xh_error* error = Check(stream->device, cudaStreamSynchronize(stream->native), "synchronize")) return error;
-    if (stream->fault->kind == FaultKind::kNone) return nullptr;
-    const Fault fault = *stream->fault;
-    *stream->fault = Fault{};
-    if (xh_error* error = Check(stream->device, cudaMemsetAsync(stream->fault_lock, 0, sizeof(int32_t), stream->native),
-                                "synchronize")) {
-      return error;
-    }
-    return FaultError(fault);
+    Fault first;
+    if (xh_error* error = Check(stream->device, TakeFaults(stream, &first), "synchronize")) return error;
+    return first.kind == FaultKind::kNone ? nullptr : FaultError(first);
   });
 }
 
@@ -342,7 +369,7 @@ xh_error* CaptureEnd(xh_stream* stream, xh_capture** out) {
   return Guard([&]() -> xh_error* {
     if (stream == nullptr || out == nullptr) return Fail(XH_INVALID_ARGUMENT, "capture_end: an argument is NULL");
     const CurrentDevice current(stream->device);
-    auto capture = std::make_unique<xh_capture>(xh_capture{stream->device, nullptr});
+    auto capture = std::make_unique<xh_capture>(xh_capture{stream->device, nullptr, stream->faults});
     cudaGraph_t graph = nullptr;
     gpuError_t made = cudaStreamEndCapture(stream->native, &graph);
     if (made == cudaSuccess) made = cudaGraphInstantiate(&capture->graph, graph, 0);
@@ -360,6 +387,10 @@ xh_error* CaptureReplay(const xh_capture* capture, xh_stream* stream) {
     }
     if (xh_error* error = CheckAlive(stream->device)) return error;
     const CurrentDevice current(stream->device);
+    if (capture->faults != stream->faults &&
+        std::find(stream->replayed.begin(), stream->replayed.end(), capture->faults) == stream->replayed.end()) {
+      stream->replayed.push_back(capture->faults);
+    }
     return Check(stream->device, cudaGraphLaunch(capture->graph, stream->native), "capture_replay");
   });
 }

@@ -4,7 +4,10 @@
 #define XHYBRID_BACKENDS_CUDA_DEVICE_H_
 
 #include <atomic>
+#include <memory>
+#include <mutex>
 #include <string>
+#include <vector>
 
 #include "backends/cuda/plan.h"
 
@@ -17,12 +20,39 @@ struct xh_device {
   std::atomic<bool> lost{false};  // a fatal error happened: every call fails from then on
 };
 
+namespace xh::gpu {
+
+// Where kernels report bad data. What was recorded on a stream writes to that stream's cell wherever it is replayed, so
+// that captures hold on to it.
+class FaultCell {
+ public:
+  static gpuError_t Make(const xh_device* device, std::shared_ptr<FaultCell>* out);
+  ~FaultCell();
+  FaultCell(const FaultCell&) = delete;
+  FaultCell& operator=(const FaultCell&) = delete;
+
+  FaultSink sink(int32_t op) const { return {fault_, lock_, op}; }
+  // What was reported, kind kNone for nothing; the next report is queued behind what `stream` has. Any thread, when
+  // what may report is done.
+  gpuError_t Take(gpuStream_t stream, Fault* out);
+
+ private:
+  explicit FaultCell(const xh_device* device) : device_(device) {}
+  const xh_device* device_;
+  Fault* fault_ = nullptr;   // pinned, seen by both sides
+  int32_t* lock_ = nullptr;  // device memory
+  std::mutex mutex_;
+};
+
+}  // namespace xh::gpu
+
 struct xh_stream {
   xh_device* device;
   xh::gpu::gpuStream_t native;
   bool owned;
-  xh::gpu::Fault* fault;  // pinned, seen by both sides
-  int32_t* fault_lock;    // device memory
+  std::shared_ptr<xh::gpu::FaultCell> faults;
+  std::vector<std::shared_ptr<xh::gpu::FaultCell>>
+      replayed;  // those of captures of other streams, since it was waited for
 };
 
 namespace xh::gpu {

@@ -116,7 +116,7 @@ xh_error* PlanRun(const xh_plan* plan, xh_stream* stream, const xh_tensor* args,
                            checked.data(),
                            static_cast<char*>(workspace),
                            static_cast<char*>(saved),
-                           {stream->fault, stream->fault_lock, plan->op->op}};
+                           stream->faults->sink(plan->op->op)};
     plan->plan->Run(launch);
     if (xh_error* error = Check(device, cudaGetLastError(), std::string("plan_run ") + plan->op->name)) return error;
     if (!Waits()) return nullptr;

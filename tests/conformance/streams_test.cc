@@ -23,7 +23,9 @@ class Operands {
       memory_.push_back(std::make_unique<DeviceMemory>(4 * count));
       for (size_t e = 0; e < arg.values.size(); ++e) {
         const float value = static_cast<float>(arg.values[e]);
-        std::memcpy(memory_.back()->host() + 4 * e, &value, 4);
+        const int32_t integer = static_cast<int32_t>(arg.values[e]);
+        const void* const bits = arg.dtype == XH_I32 ? static_cast<const void*>(&integer) : &value;
+        std::memcpy(memory_.back()->host() + 4 * e, bits, 4);
       }
       memory_.back()->Upload(scope->device(), scope->stream());
       tensor.data = arg.dtype == 0 ? nullptr : memory_.back()->device();
@@ -215,6 +217,34 @@ TEST(Capture, NotesWorkAndRepeatsIt) {
     }
     Backend().capture_close(capture);
   }
+}
+
+// What only a run can see is told by the stream that ran it, also when the one that noted the work is gone.
+TEST(Capture, BadDataIsToldWhereItIsReplayed) {
+  if (!XH_COVERS(xh_backend, &Backend(), capture_close) || Backend().capture_begin == nullptr) return;
+  OpenDeviceScope scope;
+  const Work work = {
+      XH_OP_EMBED, "", {Random(XH_F32, {5, 8}, 1), Of(XH_I32, {3}, {0, 9, 4}), Output(XH_F32, {3, 8})}, 2};
+  const Plan plan(&scope, work);
+  ASSERT_NE(plan.get(), nullptr);
+  Operands operands(&scope, work.args, plan.info());
+  xh_stream* first = nullptr;
+  ASSERT_EQ(TakeError(Backend().stream_open(scope.device(), nullptr, &first)).message, "");
+  const Outcome begun = TakeError(Backend().capture_begin(first));
+  const Outcome noted = begun.code == 0 ? operands.Run(plan.get(), first) : begun;
+  xh_capture* capture = nullptr;
+  const Outcome ended = begun.code == 0 ? TakeError(Backend().capture_end(first, &capture)) : begun;
+  Backend().stream_close(first);
+  if (noted.code == XH_UNSUPPORTED || ended.code == XH_UNSUPPORTED) return;
+  ASSERT_EQ(noted.message + ended.message, "");
+  for (int run = 0; run < 2; ++run) {
+    const Outcome replayed = TakeError(Backend().capture_replay(capture, scope.stream()));
+    const Outcome seen = replayed.code == 0 ? TakeError(Backend().synchronize(scope.stream())) : replayed;
+    EXPECT_EQ(seen.code, XH_INVALID_ARGUMENT) << "run " << run;
+    EXPECT_NE(seen.message.find("ids[1] is 9"), std::string::npos) << seen.message;
+  }
+  EXPECT_EQ(TakeError(Backend().synchronize(scope.stream())).message, "") << "told once";
+  Backend().capture_close(capture);
 }
 
 TEST(Streams, TheSameRunGivesTheSameBits) {
