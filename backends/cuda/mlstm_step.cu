@@ -92,7 +92,6 @@ __global__ void __launch_bounds__(kThreads, kThreads == kFewThreads ? 3 : 1) Ste
   const int lane = thread % a.lanes, group = thread / a.lanes, groups = kThreads / a.lanes;
   const bool has_state = a.s.present();
   constexpr int kCount = kBatch<kThreads>;
-  LetNextBegin();
   WaitForEarlier();
   Pack<float, kWidth> held[kCount];
   LoadRows(a.s, b, head, group, groups, n, lane * kWidth, has_state && lane * kWidth < a.columns, held);
@@ -116,6 +115,7 @@ __global__ void __launch_bounds__(kThreads, kThreads == kFewThreads ? 3 : 1) Ste
     if (a.z_out.present()) a.z_out.At(b, head)[r] = z;
   }
   dot = BlockSum(dot, scratch);
+  LetNextBegin();
   float divisor = dot;
   if (a.floored) divisor = fabsf(dot) < gates.floor ? gates.floor : fabsf(dot);  // NaN stays
   for (int base = 0; base < a.columns; base += a.lanes * kWidth) {
@@ -200,7 +200,9 @@ class StepPlan final : public Plan {
                            s_.scale,
                            s_.floored};
     const int64_t bytes = (2 * s_.features + kThreads * kWidth) * 4;
-    LaunchEarly(launch, Step<T, kWidth, kThreads>, static_cast<unsigned>(s_.pairs()), kThreads, bytes, a);
+    Launch how = launch;
+    how.overlaps = launch.overlaps && small_;  // many blocks keep the device busy by themselves
+    LaunchEarly(how, Step<T, kWidth, kThreads>, static_cast<unsigned>(s_.pairs()), kThreads, bytes, a);
   }
 
   Shape s_;

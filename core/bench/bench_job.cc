@@ -82,6 +82,7 @@ class BenchJob : public Job {
 
   json Result() const override {
     return {{"dtype", recipe_["dtype"]},
+            {"product_size", product_size_},
             {"product_gflops", product_ * 1e-9},
             {"copy_gb_per_second", copy_ * 1e-9},
             {"rows", rows_}};
@@ -109,7 +110,9 @@ class BenchJob : public Job {
       XH_ASSIGN_OR_RETURN(teacher_, Model::Load(runtime_, recipe_["model"], dtype_));
     }
     XH_ASSIGN_OR_RETURN(student_, SeedStudent(*teacher_, recipe_["student"], dtype_));
-    XH_ASSIGN_OR_RETURN(product_, ProductCeiling(teacher_->device, dtype_, repeats()));
+    XH_ASSIGN_OR_RETURN(const ProductRate product, ProductCeiling(teacher_->device, dtype_, repeats()));
+    product_ = product.flops;
+    product_size_ = product.size;
     XH_ASSIGN_OR_RETURN(copy_, CopyCeiling(teacher_->device, repeats()));
     return absl::OkStatus();
   }
@@ -239,6 +242,7 @@ class BenchJob : public Job {
   std::shared_ptr<Model> teacher_;
   Student student_;
   double product_ = 0, copy_ = 0;
+  int64_t product_size_ = 0;
   std::vector<json> rows_;
   std::vector<size_t> chosen_;  // of kParts
   int64_t part_ = -1;           // of chosen_; the ceilings come before

@@ -21,8 +21,10 @@ StatusOr<double> MedianSeconds(int64_t repeats, const std::function<Status()>& r
   return seconds[static_cast<size_t>(repeats / 2)];
 }
 
-StatusOr<double> ProductCeiling(const std::shared_ptr<Device>& device, xh_dtype dtype, int64_t repeats) {
-  const int64_t size = dtype == XH_BF16 ? 8192 : 2048;
+namespace {
+
+// Seconds of a product of square matrices.
+StatusOr<double> ProductSeconds(const std::shared_ptr<Device>& device, xh_dtype dtype, int64_t size, int64_t repeats) {
   Graph graph(device);
   Value x = graph.Input(dtype, {size, size});
   Value w = graph.Input(dtype, {size, size});
@@ -38,11 +40,25 @@ StatusOr<double> ProductCeiling(const std::shared_ptr<Device>& device, xh_dtype 
   std::vector<char> bytes(data.size() * static_cast<size_t>(DTypeBytes(dtype)));
   FromF32(data.data(), static_cast<int64_t>(data.size()), dtype, bytes.data());
   for (Value input : {x, w}) XH_RETURN_IF_ERROR(graph.Write(input, bytes.data(), static_cast<int64_t>(bytes.size())));
-  XH_ASSIGN_OR_RETURN(double seconds, MedianSeconds(repeats, [&]() -> Status {
-                        XH_RETURN_IF_ERROR(graph.Run());
-                        return device->Synchronize();
-                      }));
-  return 2.0 * static_cast<double>(size * size) * static_cast<double>(size) / seconds;
+  return MedianSeconds(repeats, [&]() -> Status {
+    XH_RETURN_IF_ERROR(graph.Run());
+    return device->Synchronize();
+  });
+}
+
+}  // namespace
+
+StatusOr<ProductRate> ProductCeiling(const std::shared_ptr<Device>& device, xh_dtype dtype, int64_t repeats) {
+  constexpr double kTooShort = 2e-3;  // seconds: starting and ending would count
+  ProductRate rate{0, 2048};
+  XH_ASSIGN_OR_RETURN(double seconds, ProductSeconds(device, dtype, rate.size, repeats));
+  if (seconds < kTooShort) {
+    rate.size = 8192;
+    XH_ASSIGN_OR_RETURN(seconds, ProductSeconds(device, dtype, rate.size, repeats));
+  }
+  const auto size = static_cast<double>(rate.size);
+  rate.flops = 2.0 * size * size * size / seconds;
+  return rate;
 }
 
 StatusOr<double> CopyCeiling(const std::shared_ptr<Device>& device, int64_t repeats) {

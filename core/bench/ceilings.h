@@ -11,8 +11,11 @@ namespace xh {
 // Median seconds of `repeats` runs after one that warms up.
 StatusOr<double> MedianSeconds(int64_t repeats, const std::function<Status()>& run);
 
-// Operations a second of a product of square matrices: 2,048 x 2,048 in f32, 8,192 x 8,192 in bf16.
-StatusOr<double> ProductCeiling(const std::shared_ptr<Device>& device, xh_dtype dtype, int64_t repeats);
+struct ProductRate {
+  double flops;  // operations a second
+  int64_t size;  // of the square matrices: 2,048, or 8,192 where that is done in less than two milliseconds
+};
+StatusOr<ProductRate> ProductCeiling(const std::shared_ptr<Device>& device, xh_dtype dtype, int64_t repeats);
 // Bytes a second, read plus written, of copying 256 MiB.
 StatusOr<double> CopyCeiling(const std::shared_ptr<Device>& device, int64_t repeats);
 

@@ -19,7 +19,7 @@ struct Flags {
 
 void PrintRows(const json& result) {
   std::cout << "ceilings of this run: product " << Fixed(result["product_gflops"], 1) << " GFLOP/s ("
-            << (result["dtype"] == "bf16" ? "bf16, 8192^3" : "f32, 2048^3") << "), copy "
+            << result["dtype"].get<std::string>() << ", " << result["product_size"] << "^3), copy "
             << Fixed(result["copy_gb_per_second"], 1) << " GB/s (256 MiB, read + write)\n\n";
   Table table({"work", "tokens/s", "rate", "ceiling", "share"});
   for (const json& row : result["rows"]) {
