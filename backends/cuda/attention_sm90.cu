@@ -52,8 +52,8 @@ struct ForwardBarriers {
 constexpr int kWorkerBarrier = 1;           // and one more a warpgroup
 constexpr int kTurnBarrier = 1 + kWorkers;  // and one more a warpgroup
 
-// Scores of keys that this warpgroup's rows do not see become -inf. `key` is the row of column 0, `t` that of this thread's
-// first query, the other is t + 8.
+// Scores of keys that this warpgroup's rows do not see become -inf. `key` is the row of column 0, `t` that of this
+// thread's first query, the other is t + 8; rows before `end_of_sinks` are sinks.
 template <int kColumns>
 __device__ inline void Mask(const Sizes& s, int key, int t, int end_of_sinks, float (&scores)[kColumns / 2]) {
   const int pair = threadIdx.x % 4 * 2;

@@ -2,7 +2,7 @@
 # Conformance and every timing of docs/performance.md on a machine with a GPU, in one go:
 #   tests/bench/gpu.sh BUILD OUT [PART...]
 # BUILD holds bin/xhybrid, bin/xhybrid-conformance and lib/, with lib/xhybrid/xhybrid_cuda.so and the stages. OUT gets a log
-# a part. Parts: device conformance ops prefill decode align distill; all of them unless some are named.
+# a part. Parts: device conformance ops prefill decode align distill; all of them unless some are named. The first that fails ends it.
 set -euo pipefail
 (($# >= 2)) || { sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 build=$(realpath "$1") out=$2
@@ -15,7 +15,7 @@ plugin=$build/lib/xhybrid/xhybrid_cuda.so
 shapes=tests/bench/shapes
 student=(--window 512 --sinks 4 --feature-map hedgehog --features 64) # mLSTM heads of 128 x d
 
-bench() { "$build/bin/xhybrid" --device cuda bench --made-up-weights --dtype bf16 "${student[@]}" "$@" || true; }
+bench() { "$build/bin/xhybrid" --device cuda bench --made-up-weights --dtype bf16 "${student[@]}" "$@"; }
 
 part_device() { nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader; }
 part_conformance() { "$build/bin/xhybrid-conformance" --vectors tests/vectors "$plugin" | tail -n 30; }
