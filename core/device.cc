@@ -34,17 +34,21 @@ bool Captures(const xh_backend* backend) {
 Buffer::Buffer(std::shared_ptr<Device> device, void* data, int64_t bytes)
     : device_(std::move(device)), data_(data), bytes_(bytes) {}
 
+Buffer::Buffer(std::shared_ptr<const Buffer> whole, int64_t offset, int64_t bytes)
+    : whole_(std::move(whole)), data_(static_cast<char*>(whole_->data()) + offset), bytes_(bytes) {}
+
 Buffer::Buffer(Buffer&& other) noexcept { *this = std::move(other); }
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   std::swap(device_, other.device_);
+  std::swap(whole_, other.whole_);
   std::swap(data_, other.data_);
   std::swap(bytes_, other.bytes_);
   return *this;
 }
 
 Buffer::~Buffer() {
-  if (data_ != nullptr) device_->Release(data_, bytes_);
+  if (device_ != nullptr && data_ != nullptr) device_->Release(data_, bytes_);
 }
 
 StatusOr<std::shared_ptr<Device>> Device::Open(const xh_backend* backend, const std::string& backend_name,

@@ -19,6 +19,8 @@ class Buffer {
  public:
   Buffer() = default;
   Buffer(std::shared_ptr<Device> device, void* data, int64_t bytes);
+  // A part of another buffer, which lives as long as its parts.
+  Buffer(std::shared_ptr<const Buffer> whole, int64_t offset, int64_t bytes);
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
   ~Buffer();
@@ -27,7 +29,8 @@ class Buffer {
   int64_t bytes() const { return bytes_; }
 
  private:
-  std::shared_ptr<Device> device_;
+  std::shared_ptr<Device> device_;       // absent in a part
+  std::shared_ptr<const Buffer> whole_;  // of a part
   void* data_ = nullptr;
   int64_t bytes_ = 0;
 };

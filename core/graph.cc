@@ -137,8 +137,14 @@ Value Graph::Parameter(void* data, xh_dtype dtype, const Shape& shape, float* gr
   return value;
 }
 
+// Strides of extents of 1 do not matter.
 bool Graph::IsContiguous(Value value) const {
-  return values_[value.id].stride == ContiguousStride(values_[value.id].shape);
+  const ValueInfo& info = values_[value.id];
+  const Shape expected = ContiguousStride(info.shape);
+  for (size_t i = 0; i < expected.size(); ++i) {
+    if (info.shape[i] != 1 && info.stride[i] != expected[i]) return false;
+  }
+  return true;
 }
 
 Value Graph::View(Value value, const Shape& shape, const Shape& strides) {
@@ -151,9 +157,16 @@ Value Graph::View(Value value, const Shape& shape, const Shape& strides) {
 }
 
 Value Graph::SplitHeads(Value rows, int64_t batch, int64_t tokens, int64_t heads, bool scalar) {
-  int64_t width = size(rows) / (batch * tokens * heads);
-  if (scalar) return View(rows, {batch, heads, tokens}, {tokens * heads, 1, heads});
-  return View(rows, {batch, heads, tokens, width}, {tokens * heads * width, width, heads * width, 1});
+  const ValueInfo info = values_[rows.id];
+  const bool is_matrix = info.shape.size() == 2 && info.shape[0] == batch * tokens && info.stride[1] == 1;
+  const int64_t width = size(rows) / (batch * tokens * heads);
+  const int64_t row = is_matrix && info.shape[0] > 1 ? info.stride[0] : heads * width;
+  if ((!is_matrix && !IsContiguous(rows)) || width * batch * tokens * heads != size(rows) || (scalar && width != 1)) {
+    Fail(Internal("rows of ", heads, " heads for ", batch, " x ", tokens, " tokens were expected"));
+    return rows;
+  }
+  if (scalar) return AddView(rows, {batch, heads, tokens}, {tokens * row, 1, row}, 0);
+  return AddView(rows, {batch, heads, tokens, width}, {tokens * row, width, row, 1}, 0);
 }
 
 Value Graph::MergeHeads(Value heads) {
@@ -172,6 +185,68 @@ Value Graph::MergeHeads(Value heads) {
   }
   Shape rows = {info.shape[0] * info.shape[2], info.shape[1] * width};
   return AddView(heads, rows, ContiguousStride(rows), 0);
+}
+
+Value Graph::TokensFirst(Value heads, int64_t sequences) {
+  const ValueInfo info = values_[heads.id];
+  const Shape &shape = info.shape, &stride = info.stride;
+  const bool whole = shape.size() == 4 && sequences == shape[0];
+  const bool single =
+      shape.size() == 4 && sequences == shape[0] * shape[2] && (shape[0] == 1 || stride[0] == shape[2] * stride[2]);
+  if (!whole && !single) {
+    Fail(Internal("heads [B,H,T,d] cannot be seen as ", sequences, " sequences of tokens"));
+    return heads;
+  }
+  if (whole) return AddView(heads, {shape[0], shape[2], shape[1], shape[3]}, {stride[0], stride[2], stride[1], 1}, 0);
+  return AddView(heads, {sequences, 1, shape[1], shape[3]}, {stride[2], stride[2], stride[1], 1}, 0);
+}
+
+Value Graph::Columns(Value value, int64_t first, int64_t count) {
+  const ValueInfo info = values_[value.id];
+  if (!IsContiguous(value) || info.shape.size() != 2 || first < 0 || count < 1 || first + count > info.shape[1]) {
+    Fail(Internal("columns ", first, " to ", first + count, " are not columns of a contiguous matrix"));
+    return value;
+  }
+  return AddView(value, {info.shape[0], count}, {info.shape[1], 1}, first);
+}
+
+Value Graph::Joined(const std::vector<Value>& parts) {
+  for (Value part : parts) {
+    if (!part.valid() || RequiresGradient(part)) return kAbsent;
+  }
+  Value joined = JoinedConstants(parts);
+  return joined.valid() ? joined : JoinedColumns(parts);
+}
+
+Value Graph::JoinedConstants(const std::vector<Value>& parts) {
+  const ValueInfo first = values_[parts[0].id];
+  char* const begin = static_cast<char*>(storages_[first.storage].external);
+  Shape shape = first.shape;
+  shape[0] = 0;
+  const char* end = begin;
+  for (Value part : parts) {
+    const ValueInfo& info = values_[part.id];
+    Shape like_first = info.shape;
+    like_first[0] = first.shape[0];
+    const void* const data = storages_[info.storage].external;
+    if (data == nullptr || data != end || info.root != part.id) return kAbsent;
+    if (info.dtype != first.dtype || like_first != first.shape) return kAbsent;
+    end += size(part) * DTypeBytes(info.dtype);
+    shape[0] += info.shape[0];
+  }
+  return External(begin, first.dtype, shape);
+}
+
+Value Graph::JoinedColumns(const std::vector<Value>& parts) {
+  const ValueInfo first = values_[parts[0].id];
+  int64_t columns = 0;
+  for (Value part : parts) {
+    const ValueInfo& info = values_[part.id];
+    if (info.root != first.root || info.shape.size() != 2 || info.shape[0] != first.shape[0]) return kAbsent;
+    if (info.stride != first.stride || info.offset != first.offset + columns) return kAbsent;
+    columns += info.shape[1];
+  }
+  return AddView(parts[0], {first.shape[0], columns}, first.stride, 0);
 }
 
 Value Graph::Rows(Value value, int64_t first, int64_t count) {

@@ -78,9 +78,16 @@ class Graph {
   // ---- views: no work, gradients flow through ----
   // Another shape and strides (elements) over all of a contiguous value. Strides empty: contiguous.
   Value View(Value value, const Shape& shape, const Shape& strides = {});
+  // Columns [first, first + count) of a contiguous matrix.
+  Value Columns(Value value, int64_t first, int64_t count);
+  // One matrix of several that lie one behind the other: constants [N,K] or [N] as [sum of N, K] or [sum of N], columns
+  // of one value as the columns of all. Absent where they do not, or where one of them trains.
+  Value Joined(const std::vector<Value>& parts);
   // [B*T, H*d] rows seen as [B,H,T,d] (with d = 1 dropped when `scalar`: [B*T, H] as [B,H,T]), and back.
   Value SplitHeads(Value rows, int64_t batch, int64_t tokens, int64_t heads, bool scalar = false);
   Value MergeHeads(Value heads);
+  // The same heads as [S, B*T/S, H, d], tokens first: of S sequences, B or B*T.
+  Value TokensFirst(Value heads, int64_t sequences);
   // Rows [first, first + count) of a rank-2 contiguous value.
   Value Rows(Value value, int64_t first, int64_t count);
 
@@ -148,6 +155,8 @@ class Graph {
   void DropUnusedSteps();
   void FindLifetimes();
   bool IsContiguous(Value value) const;
+  Value JoinedConstants(const std::vector<Value>& parts);
+  Value JoinedColumns(const std::vector<Value>& parts);
   Value ViewLike(Value root, Value view);
   Value GradientTarget(Value input, bool* accumulate);
   void EmitBackward(const TapeNode& node);

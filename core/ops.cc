@@ -53,6 +53,25 @@ Value MatMul(Graph& graph, Value x, Value w, Value bias, xh_dtype dtype) {
   return One(graph, XH_OP_MATMUL, {x, w, bias}, {dtype, {graph.shape(x)[0], graph.shape(w)[0]}});
 }
 
+std::vector<Value> MatMuls(Graph& graph, Value x, const std::vector<Value>& weights, const std::vector<Value>& biases,
+                           xh_dtype dtype) {
+  const bool has_bias = biases[0].valid();
+  std::vector<Value> products;
+  Value weight = graph.RequiresGradient(x) ? kAbsent : graph.Joined(weights);
+  Value bias = has_bias ? graph.Joined(biases) : kAbsent;
+  if (!weight.valid() || bias.valid() != has_bias) {
+    for (size_t j = 0; j < weights.size(); ++j) products.push_back(MatMul(graph, x, weights[j], biases[j], dtype));
+    return products;
+  }
+  Value rows = MatMul(graph, x, weight, bias, dtype);
+  int64_t first = 0;
+  for (Value part : weights) {
+    products.push_back(graph.Columns(rows, first, graph.shape(part)[0]));
+    first += graph.shape(part)[0];
+  }
+  return products;
+}
+
 Value RmsNorm(Graph& graph, Value x, Value w, double eps) {
   xh_norm_params params{XH_SIZED(xh_norm_params), static_cast<float>(eps)};
   return One(graph, XH_OP_RMS_NORM, params, {x, w}, {graph.dtype(x), graph.shape(x)});
@@ -62,9 +81,8 @@ Value Rope(Graph& graph, Value x, Value table, Value position) {
   const Shape heads = graph.shape(x);  // [B,H,T,d]; the op takes [B,T,H,d], as it lies in memory
   // A position for each token makes every token a sequence of one.
   const int64_t sequences = graph.size(position);
-  const Shape tokens = {sequences, heads[0] * heads[2] / sequences, heads[1], heads[3]};
-  Value y =
-      One(graph, XH_OP_ROPE, {graph.View(graph.MergeHeads(x), tokens), table, position}, {graph.dtype(x), tokens});
+  Value tokens = graph.TokensFirst(x, sequences);
+  Value y = One(graph, XH_OP_ROPE, {tokens, table, position}, {graph.dtype(x), graph.shape(tokens)});
   return graph.SplitHeads(y, heads[0], heads[2], heads[1]);
 }
 

@@ -10,6 +10,10 @@ namespace xh {
 
 // x[M,K] w[N,K]^T + bias[N]? -> [M,N] in `dtype`, 0 for x's.
 Value MatMul(Graph& graph, Value x, Value w, Value bias = kAbsent, xh_dtype dtype = 0);
+// x w[j]^T + bias[j]? -> [M,N_j] for each j: one product where the weights lie one behind the other and nothing trains.
+// Backends then read x once and start once.
+std::vector<Value> MatMuls(Graph& graph, Value x, const std::vector<Value>& weights, const std::vector<Value>& biases,
+                           xh_dtype dtype = 0);
 Value RmsNorm(Graph& graph, Value x, Value w, double eps);       // [M,D]
 Value Rope(Graph& graph, Value x, Value table, Value position);  // [B,H,T,d] view; position i32[B] or i32[B*T]
 Value Add(Graph& graph, Value a, Value b);

@@ -5,6 +5,7 @@
 
 #include "core/checkpoint/dtype.h"
 #include "core/model/source.h"
+#include "core/model/weight_memory.h"
 
 namespace xh {
 namespace {
@@ -24,28 +25,25 @@ std::vector<float> Noise() {
   return values;
 }
 
-StatusOr<Buffer> Upload(Device& device, const std::vector<float>& values, xh_dtype dtype) {
+Status Write(Device& device, const std::vector<float>& values, xh_dtype dtype, const Buffer& buffer) {
   const auto count = static_cast<int64_t>(values.size());
   std::vector<char> bytes(values.size() * static_cast<size_t>(DTypeBytes(dtype)));
   FromF32(values.data(), count, dtype, bytes.data());
-  XH_ASSIGN_OR_RETURN(Buffer buffer, device.Allocate(static_cast<int64_t>(bytes.size())));
   XH_RETURN_IF_ERROR(device.Copy(buffer.data(), bytes.data(), buffer.bytes()));
-  XH_RETURN_IF_ERROR(device.Synchronize());
-  return buffer;
+  return device.Synchronize();
 }
 
 // Each weight begins elsewhere in the noise, so that no two are alike.
-StatusOr<Buffer> CopyNoise(Device& device, const Buffer& noise, int64_t bytes, int64_t turn) {
-  XH_ASSIGN_OR_RETURN(Buffer buffer, device.Allocate(bytes));
+Status CopyNoise(Device& device, const Buffer& noise, int64_t turn, const Buffer& buffer) {
   int64_t from = turn * 4096 % noise.bytes();
-  for (int64_t done = 0; done < bytes;) {
-    const int64_t part = std::min(bytes - done, noise.bytes() - from);
+  for (int64_t done = 0; done < buffer.bytes();) {
+    const int64_t part = std::min(buffer.bytes() - done, noise.bytes() - from);
     XH_RETURN_IF_ERROR(
         device.Copy(static_cast<char*>(buffer.data()) + done, static_cast<char*>(noise.data()) + from, part));
     done += part;
     from = 0;
   }
-  return buffer;
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -58,15 +56,23 @@ StatusOr<std::shared_ptr<Model>> MakeUpModel(const std::shared_ptr<Runtime>& run
   model->path = directory;
   model->tokenizer_problem = "the weights are made up";
   Device& device = *model->device;
-  XH_ASSIGN_OR_RETURN(const Buffer noise, Upload(device, Noise(), dtype));
+  const std::vector<float> values = Noise();
+  XH_ASSIGN_OR_RETURN(const int64_t bytes, TensorBytes(dtype, {static_cast<int64_t>(values.size())}));
+  XH_ASSIGN_OR_RETURN(const Buffer noise, device.Allocate(bytes));
+  XH_RETURN_IF_ERROR(Write(device, values, dtype, noise));
   for (const ParameterSpec& spec : ParametersOf(model->config)) {
-    XH_ASSIGN_OR_RETURN(const int64_t bytes, TensorBytes(dtype, spec.shape));
-    const auto turn = static_cast<int64_t>(model->weights.size());
-    StatusOr<Buffer> buffer = spec.shape.size() == 1
-                                  ? Upload(device, std::vector<float>(static_cast<size_t>(spec.shape[0]), 1.0f), dtype)
-                                  : CopyNoise(device, noise, bytes, turn);
-    XH_RETURN_IF_ERROR(buffer.status());
-    model->weights[spec.name] = {dtype, spec.shape, std::make_shared<Buffer>(*std::move(buffer))};
+    model->weights[spec.name] = {dtype, spec.shape, nullptr};
+  }
+  XH_RETURN_IF_ERROR(AllocateWeights(device, &model->weights));
+  int64_t turn = 0;
+  for (const auto& [name, weight] : model->weights) {
+    if (weight.shape.size() == 1) {
+      XH_RETURN_IF_ERROR(
+          Write(device, std::vector<float>(static_cast<size_t>(weight.shape[0]), 1.0f), dtype, *weight.buffer));
+    } else {
+      XH_RETURN_IF_ERROR(CopyNoise(device, noise, turn, *weight.buffer));
+    }
+    ++turn;
   }
   XH_RETURN_IF_ERROR(device.Synchronize());  // `noise` is read until then
   return model;

@@ -11,11 +11,24 @@ Value Linear(Graph& graph, const Binder& bind, Value x, const std::string& name,
   return MatMul(graph, x, weight, has_bias ? bind(graph, name + ".bias") : kAbsent);
 }
 
+// The same of layers that read the same x. `apart`: each in memory of its own.
+std::vector<Value> Linears(Graph& graph, const Binder& bind, Value x, const std::vector<std::string>& names,
+                           bool has_bias, bool apart = false) {
+  std::vector<Value> weights, biases, products;
+  for (const std::string& name : names) {
+    weights.push_back(bind(graph, name + ".weight"));
+    biases.push_back(has_bias ? bind(graph, name + ".bias") : kAbsent);
+  }
+  if (!apart) return MatMuls(graph, x, weights, biases);
+  for (size_t j = 0; j < names.size(); ++j) products.push_back(MatMul(graph, x, weights[j], biases[j]));
+  return products;
+}
+
 // x [M,D] -> [M,D]
 Value Mlp(Graph& graph, const ModelConfig& config, const Binder& bind, const std::string& prefix, Value x) {
-  Value gate = Linear(graph, bind, x, prefix + "gate_proj", config.mlp_bias);
-  Value up = Linear(graph, bind, x, prefix + "up_proj", config.mlp_bias);
-  return Linear(graph, bind, SwiGlu(graph, gate, up), prefix + "down_proj", config.mlp_bias);
+  const std::vector<Value> gate_up =
+      Linears(graph, bind, x, {prefix + "gate_proj", prefix + "up_proj"}, config.mlp_bias);
+  return Linear(graph, bind, SwiGlu(graph, gate_up[0], gate_up[1]), prefix + "down_proj", config.mlp_bias);
 }
 
 // A sublayer's norm in front of it or behind it; the other place passes x through.
@@ -42,21 +55,44 @@ Value LayerRope(Graph& graph, const ModelConfig& config, int64_t layer, Value ta
   return rows == positions ? table : graph.Rows(table, IsSlidingLayer(config, layer) ? positions : 0, positions);
 }
 
+// Rows [B*T, count*d] of q and k as rotated heads [B,count,T,d]: one op where they lie side by side.
+std::vector<Value> RopeEach(Graph& graph, const ModelConfig& config, const ForwardInput& input,
+                            const std::vector<Value>& parts, Value table) {
+  auto rotate = [&](Value rows) {
+    const int64_t heads = graph.shape(rows)[1] / config.head_dim;
+    return Rope(graph, graph.SplitHeads(rows, input.batch, input.tokens, heads), table, input.position);
+  };
+  Value joined = graph.Joined(parts);
+  if (!joined.valid()) return {rotate(parts[0]), rotate(parts[1])};
+  Value rows = graph.MergeHeads(rotate(joined));
+  std::vector<Value> rotated;
+  int64_t first = 0;
+  for (Value part : parts) {
+    const int64_t width = graph.shape(part)[1];
+    rotated.push_back(
+        graph.SplitHeads(graph.Columns(rows, first, width), input.batch, input.tokens, width / config.head_dim));
+    first += width;
+  }
+  return rotated;
+}
+
 }  // namespace
 
 Value BuildMixer(Graph& graph, const ModelConfig& config, int64_t layer, const Binder& bind, const ForwardInput& input,
                  Value x, Value* gate) {
   const std::string prefix = absl::StrCat("model.layers.", layer, ".self_attn.");
-  auto project = [&](const char* name, int64_t count, const char* norm) {
-    Value rows = Linear(graph, bind, x, prefix + name, config.qkv_bias);  // [B*T, count*d]
-    if (norm != nullptr) rows = HeadNorm(graph, config, bind, prefix + norm, rows, count);
-    return graph.SplitHeads(rows, input.batch, input.tokens, count);  // [B,count,T,d]
+  auto split = [&](Value rows, int64_t count) {  // [B*T, count*d] -> [B,count,T,d]
+    return graph.SplitHeads(rows, input.batch, input.tokens, count);
   };
-  Value q = project("q_proj", config.heads, "q_norm");
-  Value k = project("k_proj", config.kv_heads, "k_norm");
-  Value v = project("v_proj", config.kv_heads, nullptr);
+  // A norm over each head reads the heads of all tokens as the rows of one matrix.
+  const bool apart = config.qk_norm == "head" && input.batch * input.tokens > 1;
+  const std::vector<Value> qkv =
+      Linears(graph, bind, x, {prefix + "q_proj", prefix + "k_proj", prefix + "v_proj"}, config.qkv_bias, apart);
+  Value q_rows = HeadNorm(graph, config, bind, prefix + "q_norm", qkv[0], config.heads);
+  Value k_rows = HeadNorm(graph, config, bind, prefix + "k_norm", qkv[1], config.kv_heads);
   const MixerConfig& mixer = config.mixers[layer];
   const Value table = LayerRope(graph, config, layer, input.rope_table);
+  const std::vector<Value> rotated = RopeEach(graph, config, input, {q_rows, k_rows}, table);
   const LayerState* state = input.state != nullptr ? &(*input.state)[layer] : nullptr;
   MixerContext context{config,
                        mixer,
@@ -67,18 +103,18 @@ Value BuildMixer(Graph& graph, const ModelConfig& config, int64_t layer, const B
                        input.batch,
                        input.tokens,
                        x,
-                       q,
-                       k,
-                       Rope(graph, q, table, input.position),
-                       Rope(graph, k, table, input.position),
-                       v,
+                       split(q_rows, config.heads),
+                       split(k_rows, config.kv_heads),
+                       rotated[0],
+                       rotated[1],
+                       split(qkv[2], config.kv_heads),
                        state,
                        input.start,
                        gate};
   const MixerKind* kind = FindMixerKind(mixer.kind);
   if (kind == nullptr) {
     graph.Fail(Internal("layer ", layer, " has the unknown mixer kind \"", mixer.kind, "\""));
-    return q;
+    return rotated[0];
   }
   return kind->build(graph, context);
 }

@@ -5,6 +5,7 @@
 #include "core/checkpoint/dtype.h"
 #include "core/model/mixer.h"
 #include "core/model/source.h"
+#include "core/model/weight_memory.h"
 
 namespace xh {
 namespace {
@@ -16,9 +17,7 @@ xh_dtype HeldDType(xh_dtype stored, xh_dtype asked) {
   return stored == XH_F16 ? XH_F32 : stored;  // no op computes with f16
 }
 
-StatusOr<Weight> LoadWeight(const ModelSource& source, const SourceTensor& tensor, xh_dtype asked,
-                            const std::shared_ptr<Device>& device) {
-  Weight weight{HeldDType(tensor.dtype, asked), tensor.shape, nullptr};
+Status LoadWeight(const ModelSource& source, const SourceTensor& tensor, Device& device, const Weight& weight) {
   const int64_t count = ElementCount(tensor.shape);
   const int64_t bytes = count * DTypeBytes(weight.dtype);
   XH_ASSIGN_OR_RETURN(const void* stored, source.view(tensor.name));
@@ -27,11 +26,18 @@ StatusOr<Weight> LoadWeight(const ModelSource& source, const SourceTensor& tenso
   if (!same) converted.resize(static_cast<size_t>(bytes));
   XH_RETURN_IF_ERROR(
       ConvertFinite(tensor.name, tensor.dtype, stored, count, weight.dtype, same ? nullptr : converted.data()));
-  XH_ASSIGN_OR_RETURN(Buffer buffer, device->Allocate(bytes));
-  XH_RETURN_IF_ERROR(device->Copy(buffer.data(), same ? stored : converted.data(), bytes));
-  XH_RETURN_IF_ERROR(device->Synchronize());
-  weight.buffer = std::make_shared<Buffer>(std::move(buffer));
-  return weight;
+  XH_RETURN_IF_ERROR(device.Copy(weight.buffer->data(), same ? stored : converted.data(), bytes));
+  return device.Synchronize();
+}
+
+// The weights of a source with memory that is not yet written.
+StatusOr<std::map<std::string, Weight>> EmptyWeights(const ModelSource& source, xh_dtype dtype, Device& device) {
+  std::map<std::string, Weight> weights;
+  for (const SourceTensor& tensor : source.tensors) {
+    weights[tensor.name] = {HeldDType(tensor.dtype, dtype), tensor.shape, nullptr};
+  }
+  XH_RETURN_IF_ERROR(AllocateWeights(device, &weights));
+  return weights;
 }
 
 // A model without a tokenizer is whole: it reads and writes ids.
@@ -81,12 +87,7 @@ StatusOr<std::shared_ptr<const Model>> SketchModel(std::shared_ptr<Device> rehea
                                                    xh_dtype dtype) {
   XH_ASSIGN_OR_RETURN(ModelSource source, OpenModelSource(path));
   auto model = std::make_shared<Model>();
-  for (const SourceTensor& tensor : source.tensors) {
-    const xh_dtype held = HeldDType(tensor.dtype, dtype);
-    XH_ASSIGN_OR_RETURN(const int64_t bytes, TensorBytes(held, tensor.shape));
-    XH_ASSIGN_OR_RETURN(Buffer buffer, rehearsal->Allocate(bytes));
-    model->weights[tensor.name] = {held, tensor.shape, std::make_shared<Buffer>(std::move(buffer))};
-  }
+  XH_ASSIGN_OR_RETURN(model->weights, EmptyWeights(source, dtype, *rehearsal));
   model->config = std::move(source.config);
   model->device = std::move(rehearsal);
   model->path = path;
@@ -101,10 +102,9 @@ StatusOr<std::shared_ptr<Model>> Model::Load(const std::shared_ptr<Runtime>& run
   XH_ASSIGN_OR_RETURN(ModelSource source, OpenModelSource(path));
   auto model = std::make_shared<Model>();
   XH_ASSIGN_OR_RETURN(model->device, runtime->OpenDevice());
+  XH_ASSIGN_OR_RETURN(model->weights, EmptyWeights(source, dtype, *model->device));
   for (const SourceTensor& tensor : source.tensors) {
-    StatusOr<Weight> weight = LoadWeight(source, tensor, dtype, model->device);
-    if (!weight.ok()) return Annotate(weight.status(), path);
-    model->weights[tensor.name] = *std::move(weight);
+    XH_RETURN_IF_ERROR(Annotate(LoadWeight(source, tensor, *model->device, model->weights.at(tensor.name)), path));
   }
   model->config = std::move(source.config);
   model->history = std::move(source.history);

@@ -5,6 +5,7 @@
 #include "core/checkpoint/digest.h"
 #include "core/checkpoint/dtype.h"
 #include "core/model/student.h"
+#include "core/model/weight_memory.h"
 
 namespace xh {
 namespace {
@@ -26,12 +27,12 @@ StatusOr<std::vector<char>> HostBytes(Device& device, const Weight& weight) {
   return bytes;
 }
 
-StatusOr<Weight> SeedWeight(Device& device, const ParameterSpec& spec, xh_dtype dtype) {
+Status WriteSeed(Device& device, const ParameterSpec& spec, const Weight& weight) {
   XH_ASSIGN_OR_RETURN(const std::vector<float> values, InitialValue(spec));
-  XH_ASSIGN_OR_RETURN(const int64_t size, TensorBytes(dtype, spec.shape));
-  std::vector<char> bytes(static_cast<size_t>(size));
-  FromF32(values.data(), static_cast<int64_t>(values.size()), dtype, bytes.data());
-  return NewWeight(device, dtype, spec.shape, bytes.data());
+  std::vector<char> bytes(static_cast<size_t>(weight.buffer->bytes()));
+  FromF32(values.data(), static_cast<int64_t>(values.size()), weight.dtype, bytes.data());
+  XH_RETURN_IF_ERROR(device.Copy(weight.buffer->data(), bytes.data(), weight.buffer->bytes()));
+  return device.Synchronize();
 }
 
 // What a student has in common with its teacher; `field` values differ when it is another's.
@@ -62,6 +63,7 @@ StatusOr<Student> SeedStudent(const Model& teacher, const nlohmann::json& option
   Student student;
   XH_ASSIGN_OR_RETURN(student.config, StudentConfig(teacher.config, options));
   student.history = teacher.history;
+  std::vector<ParameterSpec> fresh;
   for (const ParameterSpec& spec : ParametersOf(student.config)) {
     const auto copied = teacher.weights.find(spec.name);
     if (copied != teacher.weights.end()) {
@@ -69,7 +71,12 @@ StatusOr<Student> SeedStudent(const Model& teacher, const nlohmann::json& option
       continue;
     }
     if (spec.init == Init::kFromTeacher) return Internal("the teacher has no parameter \"", spec.name, "\"");
-    XH_ASSIGN_OR_RETURN(student.weights[spec.name], SeedWeight(*teacher.device, spec, dtype));
+    student.weights[spec.name] = {dtype, spec.shape, nullptr};
+    fresh.push_back(spec);
+  }
+  XH_RETURN_IF_ERROR(AllocateWeights(*teacher.device, &student.weights));
+  for (const ParameterSpec& spec : fresh) {
+    XH_RETURN_IF_ERROR(WriteSeed(*teacher.device, spec, student.weights.at(spec.name)));
   }
   return student;
 }

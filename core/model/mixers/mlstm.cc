@@ -15,12 +15,18 @@ Value RepeatHeads(Graph& graph, const MixerContext& context, Value k) {
   return SelectHeads(graph, k, heads);
 }
 
-// Pre-activations of a gate, f32 [B,H,T].
-Value Gate(Graph& graph, const MixerContext& context, const char* name) {
-  const std::string prefix = context.prefix + "xlstm." + name;
-  Value rows =
-      MatMul(graph, context.x, context.bind(graph, prefix + ".weight"), context.bind(graph, prefix + ".bias"), XH_F32);
-  return graph.SplitHeads(rows, context.batch, context.tokens, context.heads, true);
+// Pre-activations of the input and the forget gate, f32 [B,H,T].
+std::vector<Value> Gates(Graph& graph, const MixerContext& context) {
+  std::vector<Value> weights, biases, gates;
+  for (const char* name : {"input_gate", "forget_gate"}) {
+    const std::string prefix = context.prefix + "xlstm." + name;
+    weights.push_back(context.bind(graph, prefix + ".weight"));
+    biases.push_back(context.bind(graph, prefix + ".bias"));
+  }
+  for (Value rows : MatMuls(graph, context.x, weights, biases, XH_F32)) {
+    gates.push_back(graph.SplitHeads(rows, context.batch, context.tokens, context.heads, true));
+  }
+  return gates;
 }
 
 }  // namespace
@@ -40,10 +46,9 @@ Value MlstmBranch(Graph& graph, const MixerContext& context) {
     q = FeatureMap(graph, context.q, context.bind(graph, prefix + "query_features.weight"), kind);
     k = FeatureMap(graph, context.k, context.bind(graph, prefix + "key_features.weight"), kind);
   }
-  Value i = Gate(graph, context, "input_gate");
-  Value f = Gate(graph, context, "forget_gate");
-  return Mlstm(graph, q, k, context.v, i, f, params, context.state != nullptr ? &context.state->mlstm : nullptr,
-               context.start);
+  const std::vector<Value> gates = Gates(graph, context);
+  return Mlstm(graph, q, k, context.v, gates[0], gates[1], params,
+               context.state != nullptr ? &context.state->mlstm : nullptr, context.start);
 }
 
 }  // namespace xh
