@@ -6,10 +6,10 @@
 #include <iterator>
 #include <numeric>
 
-#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "core/checkpoint/file.h"
 #include "core/checkpoint/names.h"
+#include "core/format.h"
 
 namespace xh {
 namespace {
@@ -246,7 +246,7 @@ StatusOr<int64_t> JsonFields::Int(const std::string& key, int64_t min, int64_t m
 }
 
 StatusOr<double> JsonFields::Real(const std::string& key, double min, double max) {
-  const std::string allowed = Range("number", absl::StrFormat("%.17g", min), absl::StrFormat("%.17g", max));
+  const std::string allowed = Range("number", Format("%.17g", min), Format("%.17g", max));
   XH_ASSIGN_OR_RETURN(const json* value, Need(key, allowed));
   if (!value->is_number()) return Wrong(key, *value, allowed);
   const double number = value->get<double>();

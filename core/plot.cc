@@ -4,7 +4,7 @@
 #include <cmath>
 #include <filesystem>
 
-#include "absl/strings/str_format.h"
+#include "core/format.h"
 
 namespace xh {
 namespace {
@@ -44,26 +44,24 @@ Axes AxesOf(const PlotOptions& options, const std::vector<PlotSeries>& series) {
 std::string Line(const Axes& axes, const PlotSeries& series, const char* colour) {
   std::string points;
   for (const PlotPoint& point : series.points) {
-    absl::StrAppendFormat(&points, "%.1f,%.1f ", axes.X(point.x), axes.Y(point.y));
+    points += Format("%.1f,%.1f ", axes.X(point.x), axes.Y(point.y));
   }
-  return absl::StrFormat("<polyline points=\"%s\" stroke=\"%s\"/>", points, colour);
+  return Format("<polyline points=\"%s\" stroke=\"%s\"/>", points, colour);
 }
 
 std::string AxisLabels(const Axes& axes, const PlotOptions& options, const PlotSeries& longest) {
   const double floor = kHeight - kBottom;
-  std::string out = absl::StrFormat(
+  std::string out = Format(
       "<path d=\"M%g %gV%gH%g\" class=\"axis\"/><text x=\"%g\" y=\"%g\" class=\"y\">%.4g</text>"
       "<text x=\"%g\" y=\"%g\" class=\"y\">%.4g</text>",
       kLeft, kTop, floor, kWidth - kRight, kLeft - 6, kTop + 10, axes.high, kLeft - 6, floor, axes.low);
   if (!options.marks_every_x) {
-    return out + absl::StrFormat("<text x=\"%g\" y=\"%g\">%s %g</text><text x=\"%g\" y=\"%g\" class=\"y\">%g</text>",
-                                 kLeft, kHeight - 6, HtmlEscaped(options.x_name), axes.first, kWidth - kRight,
-                                 kHeight - 6, axes.last);
+    return out + Format("<text x=\"%g\" y=\"%g\">%s %g</text><text x=\"%g\" y=\"%g\" class=\"y\">%g</text>", kLeft,
+                        kHeight - 6, HtmlEscaped(options.x_name), axes.first, kWidth - kRight, kHeight - 6, axes.last);
   }
-  absl::StrAppendFormat(&out, "<text x=\"2\" y=\"%g\">%s</text>", kHeight - 6, HtmlEscaped(options.x_name));
+  out += Format("<text x=\"2\" y=\"%g\">%s</text>", kHeight - 6, HtmlEscaped(options.x_name));
   for (const PlotPoint& point : longest.points) {
-    absl::StrAppendFormat(&out, "<text x=\"%.1f\" y=\"%g\" class=\"y\">%g</text>", axes.X(point.x), kHeight - 6,
-                          point.x);
+    out += Format("<text x=\"%.1f\" y=\"%g\" class=\"y\">%g</text>", axes.X(point.x), kHeight - 6, point.x);
   }
   return out;
 }
@@ -72,20 +70,20 @@ std::string Legend(const std::vector<PlotSeries>& series) {
   if (series.size() < 2) return "";
   std::string out = "<figcaption class=\"legend\">";
   for (size_t i = 0; i < series.size(); ++i) {
-    absl::StrAppendFormat(&out, "<span style=\"color:%s\">&#9644; %s</span> ", kColours[i % std::size(kColours)],
-                          HtmlEscaped(series[i].name));
+    out += Format("<span style=\"color:%s\">&#9644; %s</span> ", kColours[i % std::size(kColours)],
+                  HtmlEscaped(series[i].name));
   }
   return out + "</figcaption>";
 }
 
 std::string Colour(double share) {
   const double s = std::clamp(share, 0.0, 1.0);
-  return absl::StrFormat("rgb(%d,%d,%d)", static_cast<int>(255 - 235 * s), static_cast<int>(255 - 195 * s),
-                         static_cast<int>(255 - 115 * s));
+  return Format("rgb(%d,%d,%d)", static_cast<int>(255 - 235 * s), static_cast<int>(255 - 195 * s),
+                static_cast<int>(255 - 115 * s));
 }
 
 std::string Cell(size_t row, size_t column, const HeatCell& cell) {
-  return absl::StrFormat(
+  return Format(
       "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" fill=\"%s\" stroke=\"%s\" stroke-width=\"%d\">"
       "<title>%s</title></rect>\n",
       kGridLeft + static_cast<int>(column) * kCell, kGridTop + static_cast<int>(row) * kCell, kCell - 3, kCell - 3,
@@ -110,9 +108,9 @@ std::string LinePlot(const PlotOptions& options, const std::vector<PlotSeries>& 
   const Axes axes = AxesOf(options, series);
   std::string lines;
   for (size_t i = 0; i < series.size(); ++i) lines += Line(axes, series[i], kColours[i % std::size(kColours)]);
-  return absl::StrFormat("<figure><figcaption>%s</figcaption><svg viewBox=\"0 0 %g %g\">%s%s</svg>%s</figure>\n",
-                         HtmlEscaped(options.title), kWidth, kHeight, AxisLabels(axes, options, *longest), lines,
-                         Legend(series));
+  return Format("<figure><figcaption>%s</figcaption><svg viewBox=\"0 0 %g %g\">%s%s</svg>%s</figure>\n",
+                HtmlEscaped(options.title), kWidth, kHeight, AxisLabels(axes, options, *longest), lines,
+                Legend(series));
 }
 
 std::string HeatGrid(const std::string& columns, const std::vector<std::string>& rows,
@@ -120,14 +118,14 @@ std::string HeatGrid(const std::string& columns, const std::vector<std::string>&
   std::string out;
   size_t widest = 0;
   for (size_t row = 0; row < rows.size(); ++row) {
-    absl::StrAppendFormat(&out, "<text x=\"4\" y=\"%d\">%s</text>\n", kGridTop + static_cast<int>(row) * kCell + 17,
-                          HtmlEscaped(rows[row]));
+    out += Format("<text x=\"4\" y=\"%d\">%s</text>\n", kGridTop + static_cast<int>(row) * kCell + 17,
+                  HtmlEscaped(rows[row]));
     for (size_t column = 0; column < cells[row].size(); ++column) out += Cell(row, column, cells[row][column]);
     widest = std::max(widest, cells[row].size());
   }
   const int width = kGridLeft + std::max(static_cast<int>(widest) * kCell, 160);
-  return absl::StrFormat("<svg width=\"%d\" height=\"%d\"><text x=\"%d\" y=\"18\">%s</text>\n%s</svg>\n", width,
-                         kGridTop + static_cast<int>(rows.size()) * kCell + 4, kGridLeft, HtmlEscaped(columns), out);
+  return Format("<svg width=\"%d\" height=\"%d\"><text x=\"%d\" y=\"18\">%s</text>\n%s</svg>\n", width,
+                kGridTop + static_cast<int>(rows.size()) * kCell + 4, kGridLeft, HtmlEscaped(columns), out);
 }
 
 StatusOr<std::string> PageBeside(const std::string& path) {
@@ -137,9 +135,7 @@ StatusOr<std::string> PageBeside(const std::string& path) {
                          "\", where the page of plots goes; allowed: another ending, NAME.json");
 }
 
-std::string PageHead(const std::string& title) {
-  return absl::StrFormat(kHead, HtmlEscaped(title), HtmlEscaped(title));
-}
+std::string PageHead(const std::string& title) { return Format(kHead, HtmlEscaped(title), HtmlEscaped(title)); }
 
 std::string HtmlEscaped(const std::string& text) {
   std::string out;

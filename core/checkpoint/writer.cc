@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_format.h"
 #include "core/checkpoint/dtype.h"
 #include "core/checkpoint/names.h"
+#include "core/format.h"
 
 namespace xh {
 namespace {
@@ -120,7 +120,7 @@ void CheckpointWriter::SetMetadata(const std::string& key, const std::string& va
 
 Status CheckpointWriter::OpenShard() {
   ShardEntry entry;
-  entry.path = absl::StrFormat("tensors-%05d.bin", manifest_.shards.size());
+  entry.path = Format("tensors-%05d.bin", manifest_.shards.size());
   entry.digest_kind = DigestKind::kSha256;
   XH_ASSIGN_OR_RETURN(shard_, File::CreateAt(directory_->directory(), entry.path));
   manifest_.shards.push_back(std::move(entry));

@@ -5,7 +5,7 @@
 #include <map>
 #include <set>
 
-#include "absl/strings/str_format.h"
+#include "core/format.h"
 #include "core/plot.h"
 
 namespace xh {
@@ -47,13 +47,13 @@ std::string DepthGrid(const json& cells) {
   for (const json& cell : cells) {
     const double accuracy = cell["accuracy"].get<double>();
     rows[cell["depth"].get<double>()].push_back(
-        {accuracy, absl::StrFormat("%d tokens, depth %g: %.3f", cell["length"].get<int64_t>(),
-                                   cell["depth"].get<double>(), accuracy)});
+        {accuracy,
+         Format("%d tokens, depth %g: %.3f", cell["length"].get<int64_t>(), cell["depth"].get<double>(), accuracy)});
   }
   std::vector<std::string> names;
   std::vector<std::vector<HeatCell>> grid;
   for (auto& [depth, row] : rows) {
-    names.push_back(absl::StrFormat("depth %g", depth));
+    names.push_back(Format("depth %g", depth));
     grid.push_back(std::move(row));
   }
   return HeatGrid("length, shortest first", names, grid);
@@ -80,14 +80,13 @@ std::string Gates(const json& model) {
   std::vector<std::string> names;
   std::vector<std::vector<HeatCell>> grid;
   for (size_t layer = 0; layer < model["gates"].size(); ++layer) {
-    names.push_back(absl::StrFormat("layer %d", layer));
+    names.push_back(Format("layer %d", layer));
     grid.emplace_back();
     for (const json& gate : model["gates"][layer]) {
       const double mean = gate.is_number() ? gate.get<double>() : 0;
       grid.back().push_back({mean,
-                             gate.is_number()
-                                 ? absl::StrFormat("layer %d head %d: %.3f", layer, grid.back().size(), mean)
-                                 : std::string("no mLSTM"),
+                             gate.is_number() ? Format("layer %d head %d: %.3f", layer, grid.back().size(), mean)
+                                              : std::string("no mLSTM"),
                              !gate.is_number()});
     }
   }

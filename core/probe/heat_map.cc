@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
+#include "core/format.h"
 #include "core/plot.h"
 
 namespace xh {
@@ -39,13 +39,13 @@ std::string HeatMap(const json& result) {
       for (const json& head : result["heads"]) {
         if (head["layer"] == l && head["head"] == h) entry = &head;
       }
-      const std::string hint = absl::StrFormat("layer %d head %d: gain %.3f, drop %.3f", l, h,
-                                               (*entry)["gain"].get<double>(), (*entry)["drop"].get<double>());
+      const std::string hint = Format("layer %d head %d: gain %.3f, drop %.3f", l, h, (*entry)["gain"].get<double>(),
+                                      (*entry)["drop"].get<double>());
       cells.back().push_back({Weight(*entry), hint, IsKept(plan, l, h)});
     }
   }
   return PageHead("Retrieval by layer and key/value head") +
-         absl::StrFormat(
+         Format(
              "<p>Darker: more of the gap in the right answer's log-probability between everything cut to a window of "
              "%d "
              "and everything kept closes when this alone is kept, or opens when it alone is cut. Red frame: kept by "

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <fstream>
 
-#include "absl/strings/str_format.h"
 #include "core/checkpoint/file.h"
+#include "core/format.h"
 #include "core/lines.h"
 #include "core/plot.h"
 
@@ -31,8 +31,8 @@ std::string LayerTable(const json& last) {
   std::string rows;
   for (const json& layer : last["layers"]) {
     const double loss = layer.value("relative_loss", 0.0);
-    rows += absl::StrFormat("<tr><td>%d</td><td>%.5f</td><td><div style=\"width:%.0fpx\"></div></td></tr>",
-                            layer.value("layer", 0), loss, most > 0 ? 300 * loss / most : 0);
+    rows += Format("<tr><td>%d</td><td>%.5f</td><td><div style=\"width:%.0fpx\"></div></td></tr>",
+                   layer.value("layer", 0), loss, most > 0 ? 300 * loss / most : 0);
   }
   return "<table><tr><th>layer</th><th>relative loss, last step</th><th></th></tr>" + rows + "</table>\n";
 }

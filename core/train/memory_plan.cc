@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/str_format.h"
+#include "core/format.h"
 #include "core/json_fields.h"
 #include "core/probe/plan.h"
 
@@ -46,8 +46,8 @@ StatusOr<StageMemory> PlanStage(const StageRecipe& stage, const Recipe& recipe, 
 
 std::string Text(int64_t bytes) {
   const auto value = static_cast<double>(bytes);
-  if (value >= 1e9) return absl::StrFormat("%.2f GB", value * 1e-9);
-  if (value >= 1e6) return absl::StrFormat("%.2f MB", value * 1e-6);
+  if (value >= 1e9) return Format("%.2f GB", value * 1e-9);
+  if (value >= 1e6) return Format("%.2f MB", value * 1e-6);
   return absl::StrCat(bytes, " bytes");
 }
 

@@ -3,8 +3,8 @@
 #include <chrono>
 #include <filesystem>
 
-#include "absl/strings/str_format.h"
 #include "core/checkpoint/dtype.h"
+#include "core/format.h"
 #include "core/json_fields.h"
 #include "core/train/report.h"
 
@@ -119,7 +119,7 @@ Status DistillRun::Describe() {
     description_["data"][i]["sha256"] = batches_->sources()[i].sha256;
   }
   XH_ASSIGN_OR_RETURN(const uint32_t checksum, WeightsChecksum(*teacher_));
-  description_["teacher_crc32c"] = absl::StrFormat("%08x", checksum);
+  description_["teacher_crc32c"] = Format("%08x", checksum);
   return absl::OkStatus();
 }
 

@@ -12,9 +12,9 @@
 #include <fstream>
 #include <system_error>
 
-#include "absl/strings/str_format.h"
 #include "core/checkpoint/entries.h"
 #include "core/checkpoint/file.h"
+#include "core/format.h"
 #include "core/json_fields.h"
 #include "core/lines.h"
 
@@ -79,7 +79,7 @@ Status RunDirectory::Lock() {
 }
 
 std::string RunDirectory::CheckpointPath(int64_t step) const {
-  return absl::StrFormat("%s/%s%08d%s", path_, kPrefix, step, kSuffix);
+  return Format("%s/%s%08d%s", path_, kPrefix, step, kSuffix);
 }
 
 std::string RunDirectory::StudentPath() const { return path_ + "/student.xhy"; }

@@ -3,8 +3,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "absl/strings/str_format.h"
 #include "core/checkpoint/names.h"
+#include "core/format.h"
 
 namespace xh {
 namespace {
@@ -48,8 +48,7 @@ std::vector<Shard> PlanShards(const std::vector<SafeTensor>& tensors, int64_t sh
     ++shards.back().count;
   }
   for (size_t i = 0; i < shards.size(); ++i) {
-    shards[i].file =
-        shards.size() == 1 ? kWhole : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, shards.size());
+    shards[i].file = shards.size() == 1 ? kWhole : Format("model-%05d-of-%05d.safetensors", i + 1, shards.size());
   }
   return shards;
 }
