@@ -140,9 +140,9 @@ Value Graph::Parameter(void* data, xh_dtype dtype, const Shape& shape, float* gr
 // Strides of extents of 1 do not matter.
 bool Graph::IsContiguous(Value value) const {
   const ValueInfo& info = values_[value.id];
-  const Shape expected = ContiguousStride(info.shape);
-  for (size_t i = 0; i < expected.size(); ++i) {
-    if (info.shape[i] != 1 && info.stride[i] != expected[i]) return false;
+  int64_t step = 1;
+  for (size_t i = info.shape.size(); i-- > 0; step *= info.shape[i]) {
+    if (info.shape[i] != 1 && info.stride[i] != step) return false;
   }
   return true;
 }

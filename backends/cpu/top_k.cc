@@ -132,8 +132,12 @@ class TopKPlan final : public Plan {
       Candidates found = {arrays, arrays + capacity_, 0}, spare = {arrays + 2 * capacity_, arrays + 3 * capacity_, 0};
       for (int64_t m = first; m < last; ++m) {
         const T* const row = static_cast<const T*>(args[kLogits].data) + m * args_[kLogits].stride[0];
-        Select(row, &found);
-        SortDescending(&found, &spare);
+        if (k_ == 1) {
+          found.ids[0] = Largest(row);
+        } else {
+          Select(row, &found);
+          SortDescending(&found, &spare);
+        }
         float* const values = static_cast<float*>(args[kValues].data) + m * args_[kValues].stride[0];
         int32_t* const ids = static_cast<int32_t*>(args[kIds].data) + m * args_[kIds].stride[0];
         for (int64_t j = 0; j < k_; ++j) {
@@ -148,6 +152,23 @@ class TopKPlan final : public Plan {
   static constexpr int64_t kFirst = 8192;  // elements that become candidates without a threshold
 
   static int64_t RoundUp(int64_t n) { return (n + 15) / 16 * 16; }
+
+  // The first of the largest: what greedy decoding asks for.
+  int32_t Largest(const T* row) const {
+    IVec largest = IVec{} + INT32_MIN;
+    int64_t i = 0;
+    for (; i + kLanes <= v_; i += kLanes) {
+      const IVec keys = KeysOf(Load(row + i));
+      largest = keys > largest ? keys : largest;
+    }
+    int32_t key = INT32_MIN;
+    for (int lane = 0; lane < kLanes; ++lane) key = std::max<int32_t>(key, largest[lane]);
+    for (; i < v_; ++i) key = std::max(key, KeyOf(ToFloat(row[i])));
+    for (i = 0; i + kLanes <= v_ && !AnyLane(KeysOf(Load(row + i)) == key); i += kLanes) {
+    }
+    while (KeyOf(ToFloat(row[i])) != key) ++i;
+    return static_cast<int32_t>(i);
+  }
 
   // Between k and k + slack candidates that hold the k largest.
   void Select(const T* row, Candidates* c) const {

@@ -28,10 +28,15 @@ double Sampler::NextUniform() {
   return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1p-53;
 }
 
+int32_t Sampler::Take(int32_t best) {
+  ++chosen_;
+  return best;
+}
+
 int32_t Sampler::Choose(const std::vector<float>& logits) {
   ++chosen_;
   const int32_t best = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
-  if (options_.temperature <= 0 || options_.top_k == 1) return best;
+  if (is_greedy()) return best;
 
   std::vector<int32_t> ids(logits.size());
   std::iota(ids.begin(), ids.end(), 0);

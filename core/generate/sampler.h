@@ -23,6 +23,10 @@ class Sampler {
   explicit Sampler(const SamplerOptions& options) : options_(options), state_(options.seed) {}
   // Ties go to the lower id. Logits must be finite (checked by the session).
   int32_t Choose(const std::vector<float>& logits);
+  // Whether it takes the most probable token, whatever the others are.
+  bool is_greedy() const { return options_.temperature <= 0 || options_.top_k == 1; }
+  // Notes that the most probable token was taken.
+  int32_t Take(int32_t best);
   const SamplerOptions& options() const { return options_; }
   int64_t chosen() const { return chosen_; }
 

@@ -48,6 +48,8 @@ struct Session::Program {
   Value ids;       // i32[T]
   Value position;  // i32[1]
   Value logits;    // f32[1,V], of the last token
+  Value best;      // i32[1,1], the id of the largest of them
+  Value squares;   // f32[1], the sum of their squares: finite only if they are
 };
 
 Session::Session(std::shared_ptr<const Model> model) : model_(std::move(model)) {}
@@ -106,6 +108,7 @@ Status Session::Reset() {
   }
   position_ = 0;
   lost_.clear();
+  answered_ = nullptr;
   logits_.clear();
   finished_ = false;
   tail_.fill(-1);
@@ -167,7 +170,9 @@ StatusOr<Session::Program*> Session::ProgramFor(int64_t tokens) {
   // In f32: rounded logits would tie.
   Value last = Cast(graph, graph.Rows(output.final_hidden, tokens - 1, 1), XH_F32);
   program->logits = BuildLogits(graph, config, bind, last);
-  graph.Keep(program->logits);
+  program->best = SelectTopK(graph, program->logits, 1).ids;
+  program->squares = Reduce(graph, graph.View(program->logits, {config.vocab_size, 1}), XH_REDUCE_SUM_SQUARES);
+  for (Value kept : {program->logits, program->best, program->squares}) graph.Keep(kept);
   XH_RETURN_IF_ERROR(graph.Compile());
   graph.Profile(profile_);
   return (programs_[tokens] = std::move(program)).get();
@@ -212,8 +217,38 @@ Status Session::RunProgram(const int32_t* ids, int64_t tokens, bool last) {
   XH_RETURN_IF_ERROR(graph.Write(program->position, &position, sizeof(position)));
   XH_RETURN_IF_ERROR(graph.Run());
   if (!last) return model_->device->Synchronize();  // `position` must outlive the copy
-  logits_.resize(static_cast<size_t>(model_->config.vocab_size));
-  return graph.Read(program->logits, logits_.data(), static_cast<int64_t>(logits_.size() * sizeof(float)));
+  return ReadAnswer(*program);
+}
+
+// What every token needs of the answer; half a megabyte of logits stays where it is.
+Status Session::ReadAnswer(Program& program) {
+  answered_ = &program;
+  logits_.clear();
+  XH_RETURN_IF_ERROR(program.graph.Fetch(program.best, &best_, sizeof(best_)));
+  XH_RETURN_IF_ERROR(program.graph.Fetch(program.squares, &squares_, sizeof(squares_)));
+  return model_->device->Synchronize();
+}
+
+Status Session::ReadLogits() const {
+  if (!logits_.empty() || answered_ == nullptr) return absl::OkStatus();
+  std::vector<float> logits = std::move(logits_);  // empty, with the memory that Prepare reserved
+  logits.resize(static_cast<size_t>(model_->config.vocab_size));
+  const auto bytes = static_cast<int64_t>(logits.size() * sizeof(float));
+  XH_RETURN_IF_ERROR(answered_->graph.Read(answered_->logits, logits.data(), bytes));
+  logits_ = std::move(logits);
+  return absl::OkStatus();
+}
+
+// A sum that is not finite may be that of large logits.
+Status Session::CheckAnswer() {
+  if (std::isfinite(squares_)) return absl::OkStatus();
+  XH_RETURN_IF_ERROR(ReadLogits());
+  for (float logit : logits_) {
+    if (std::isfinite(logit)) continue;
+    lost_ = absl::StrCat("the logits at position ", position_ - 1, " are not finite");
+    return InvalidState(lost_);
+  }
+  return absl::OkStatus();
 }
 
 // Makes all that needs memory first: a program that cannot be made loses nothing.
@@ -240,12 +275,7 @@ Status Session::Advance(const int32_t* ids, int64_t count) {
   }
   lost_.clear();
   Remember(ids, count);
-  for (float logit : logits_) {
-    if (std::isfinite(logit)) continue;
-    lost_ = absl::StrCat("the logits at position ", position_ - 1, " are not finite");
-    return InvalidState(lost_);
-  }
-  return absl::OkStatus();
+  return CheckAnswer();
 }
 
 void Session::Remember(const int32_t* ids, int64_t count) {
@@ -267,6 +297,7 @@ Status Session::Feed(const int32_t* ids, int64_t count) {
 
 StatusOr<const std::vector<float>*> Session::Logits() const {
   XH_RETURN_IF_ERROR(CheckUsable());
+  XH_RETURN_IF_ERROR(ReadLogits());
   if (logits_.empty()) return InvalidState("the session has read no token yet: there are no logits");
   return &logits_;
 }
@@ -324,12 +355,13 @@ StatusOr<std::string> Session::PieceOf(int32_t token, bool* stopped) {
 }
 
 StatusOr<Session::Chosen> Session::Next() {
-  XH_RETURN_IF_ERROR(Logits().status());
+  const bool greedy = sampler_.is_greedy() && answered_ != nullptr;
+  XH_RETURN_IF_ERROR(greedy ? CheckUsable() : Logits().status());
   if (finished_) return InvalidState("the text has ended: feed more tokens or set the sampler again");
   if (position_ >= capacity_) return InvalidArgument("position ", position_ + 1, " exceeds capacity ", capacity_);
   XH_RETURN_IF_ERROR(Prepare(1));
   Choice before(this);
-  Chosen chosen{sampler_.Choose(logits_), "", false};
+  Chosen chosen{greedy ? sampler_.Take(best_) : sampler_.Choose(logits_), "", false};
   const std::vector<int32_t>& ends = model_->config.eos_ids;
   const bool is_end = std::find(ends.begin(), ends.end(), chosen.token) != ends.end();
   bool stopped = false;

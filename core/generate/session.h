@@ -79,6 +79,9 @@ class Session {
   Status Prepare(int64_t count);
   Status Advance(const int32_t* ids, int64_t count);
   Status RunProgram(const int32_t* ids, int64_t tokens, bool last);
+  Status ReadAnswer(Program& program);
+  Status ReadLogits() const;
+  Status CheckAnswer();
   StatusOr<std::string> PieceOf(int32_t token, bool* stopped);
   void Remember(const int32_t* ids, int64_t count);
   std::vector<UsedPart> UsedParts(int64_t position) const;
@@ -93,7 +96,10 @@ class Session {
   Buffer rope_table_;
   std::map<int64_t, std::unique_ptr<Program>> programs_;
   std::map<std::string, OpTime>* profile_ = nullptr;
-  std::vector<float> logits_;  // empty before the first token
+  Program* answered_ = nullptr;        // whose results are those of the last token; NULL before any, or when restored
+  int32_t best_ = 0;                   // the most probable next token, while `answered_`
+  float squares_ = 0;                  // sum of the logits' squares, while `answered_`
+  mutable std::vector<float> logits_;  // read from the device when asked for; empty until then
   Sampler sampler_;
   bool finished_ = false;
   Tail tail_;

@@ -67,6 +67,7 @@ std::vector<Session::UsedPart> Session::UsedParts(int64_t position) const {
 
 StatusOr<std::string> Session::Snapshot() const {
   XH_RETURN_IF_ERROR(CheckUsable());
+  XH_RETURN_IF_ERROR(ReadLogits());
   Header header{};
   std::memcpy(header.magic, kMagic, sizeof(kMagic));
   header.version = kVersion;
@@ -136,6 +137,7 @@ Status Session::Restore(const void* bytes, int64_t size) {
   }
   XH_RETURN_IF_ERROR(model_->device->Synchronize());
   logits_ = std::move(logits);
+  answered_ = nullptr;
   position_ = header.position;
   std::copy(std::begin(header.tail), std::end(header.tail), tail_.begin());
   lost_.clear();

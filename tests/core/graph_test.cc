@@ -54,6 +54,35 @@ TEST_F(GraphTest, EqualViewsOfOneTensorAreOneInput) {
   EXPECT_EQ(first.id, second.id);
 }
 
+TEST_F(GraphTest, ConstantsThatLieOneBehindTheOtherMakeOneProduct) {
+  std::vector<float> w = {1, 2, 3, 4, 5, 6}, apart = {7, 8};
+  Graph graph(device_);
+  Value x = graph.Input(XH_F32, {2, 2});
+  Value first = graph.External(w.data(), XH_F32, {1, 2});
+  Value second = graph.External(w.data() + 2, XH_F32, {2, 2});
+  Value other = graph.External(apart.data(), XH_F32, {1, 2});
+  EXPECT_TRUE(graph.Joined({first, second}).valid());
+  EXPECT_FALSE(graph.Joined({second, first}).valid());
+  EXPECT_FALSE(graph.Joined({first, other}).valid());
+  const std::vector<Value> y = MatMuls(graph, x, {first, second}, {kAbsent, kAbsent});
+  EXPECT_TRUE(graph.Joined(y).valid()) << "columns of one value";
+  EXPECT_FALSE(graph.Joined({y[1], y[0]}).valid());
+  Value doubles[] = {Add(graph, y[0], y[0]), Add(graph, y[1], y[1])};
+  for (Value each : doubles) graph.Keep(each);
+  ASSERT_TRUE(graph.Compile().ok());
+  Write(graph, x, {1, 10, 100, 1000});
+  ASSERT_TRUE(graph.Run().ok());
+  EXPECT_EQ(Read(graph, doubles[0]), (std::vector<float>{42, 4200}));
+  EXPECT_EQ(Read(graph, doubles[1]), (std::vector<float>{86, 130, 8600, 13000}));
+}
+
+TEST_F(GraphTest, ConstantsBesideAParameterAreNotJoined) {
+  std::vector<float> w = {1, 2, 3, 4}, gradient(2);
+  Graph graph(device_);
+  Value trained = graph.Parameter(w.data(), XH_F32, {1, 2}, gradient.data());
+  EXPECT_FALSE(graph.Joined({trained, graph.External(w.data() + 2, XH_F32, {1, 2})}).valid());
+}
+
 TEST_F(GraphTest, OpsOnTrainedValuesAreNeverShared) {
   std::vector<float> w(6, 1.0f), gradient(6);
   Graph graph(device_);
