@@ -1,6 +1,6 @@
 // TOP_K: the k largest of each row, in order, a block a row. Values become integer keys that order like them; the k-th
 // key is found digit by digit from counts, what lies above it and the first of its equals are gathered, and sorted in
-// shared memory.
+// shared memory. Of the largest alone, as greedy decoding asks for it, slices of a row are searched at once.
 #include "backends/cuda/ops.h"
 #include "backends/cuda/rows.cuh"
 
@@ -148,6 +148,93 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// ---- the largest alone ----
+
+// Orders by key, and the lower id above the higher among equals.
+__device__ inline uint64_t Candidate(uint32_t key, int64_t id) {
+  return static_cast<uint64_t>(key) << 32 | (0xffffffffu - static_cast<uint32_t>(id));
+}
+
+// The largest of columns [x each, (x + 1) each) of row y.
+template <class T, int N>
+__global__ void __launch_bounds__(kThreads)
+    LargestOfSlice(View<const T> logits, uint64_t* largest, int64_t v, int64_t each, int slices) {
+  __shared__ uint64_t of_warps[kThreads / kWarp];
+  const int thread = static_cast<int>(threadIdx.x), slice = static_cast<int>(blockIdx.x) % slices;
+  const int64_t m = static_cast<int>(blockIdx.x) / slices;
+  LetNextBegin();
+  WaitForEarlier();
+  const T* const row = logits.At(m);
+  const int64_t first = slice * each, last = first + each < v ? first + each : v;
+  uint64_t best = 0;
+  for (int64_t i = first + static_cast<int64_t>(thread) * N; i < last; i += kThreads * N) {
+    float value[N];
+    LoadPack<T, N>(row + i, value);
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      const uint64_t one = Candidate(KeyOf(value[j]), i + j);
+      best = one > best ? one : best;
+    }
+  }
+  best = WarpMax(best);
+  if (thread % kWarp == 0) of_warps[thread / kWarp] = best;
+  __syncthreads();
+  if (thread >= kWarp) return;
+  best = WarpMax(thread < kThreads / kWarp ? of_warps[thread] : uint64_t{0});
+  if (thread == 0) largest[blockIdx.x] = best;
+}
+
+// A warp a row.
+template <class T>
+__global__ void __launch_bounds__(kWarp)
+    LargestOfRow(View<const T> logits, const uint64_t* largest, int slices, View<float> values, View<int32_t> ids) {
+  LetNextBegin();
+  WaitForEarlier();
+  uint64_t best = 0;
+  for (int s = static_cast<int>(threadIdx.x); s < slices; s += kWarp) {
+    const uint64_t one = largest[static_cast<int64_t>(blockIdx.x) * slices + s];
+    best = one > best ? one : best;
+  }
+  best = WarpMax(best);
+  if (threadIdx.x != 0) return;
+  const int32_t id = static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(best));
+  ids.At(blockIdx.x)[0] = id;
+  values.At(blockIdx.x)[0] = ToFloat(logits.At(blockIdx.x)[id]);
+}
+
+template <class T>
+class LargestPlan final : public Plan {
+ public:
+  LargestPlan(const Dims& dims, const Facts& facts) : m_(dims['M']), v_(dims['V']) {
+    constexpr int64_t kStep = kThreads * kPack<T>;
+    const int64_t most = std::max<int64_t>(1, facts.multiprocessors / std::max<int64_t>(m_, 1));
+    const int64_t steps = (v_ + kStep - 1) / kStep, slices = std::min(most, steps);
+    each_ = (steps + slices - 1) / slices * kStep;
+    slices_ = static_cast<int>((v_ + each_ - 1) / each_);
+    largest_ = Reserve(&workspace_bytes, m_ * slices_, sizeof(uint64_t));
+    implementation = "slices";
+  }
+  void Run(const Launch& launch) const override {
+    if (m_ == 0) return;
+    MovesInPacks(launch.args[0]) ? Find<kPack<T>>(launch) : Find<1>(launch);
+  }
+
+ private:
+  template <int N>
+  void Find(const Launch& launch) const {
+    uint64_t* const largest = Part<uint64_t>(launch.workspace, largest_);
+    const auto rows = static_cast<unsigned>(m_);
+    const View<const T> logits = ViewOf<const T>(launch.args[0]);
+    LaunchEarly(launch, LargestOfSlice<T, N>, rows * static_cast<unsigned>(slices_), kThreads, 0, logits, largest, v_,
+                each_, slices_);
+    LaunchEarly(launch, LargestOfRow<T>, rows, kWarp, 0, logits, static_cast<const uint64_t*>(largest), slices_,
+                ViewOf<float>(launch.args[1]), ViewOf<int32_t>(launch.args[2]));
+  }
+
+  int64_t m_, v_, each_ = 0, largest_ = 0;
+  int slices_ = 1;
+};
+
 template <class T>
 class TopKPlan final : public Plan {
  public:
@@ -191,6 +278,10 @@ Refusal OpenTopK(const Request& request, std::unique_ptr<Plan>* out) {
   }
   WithType(request.args[0].dtype, [&](auto t) {
     using T = decltype(t);
+    if (params.top_k == 1) {
+      *out = std::make_unique<LargestPlan<T>>(dims, *request.facts);
+      return;
+    }
     refusal = TopKPlan<T>::Allow(*request.facts);
     if (refusal.code == 0) *out = std::make_unique<TopKPlan<T>>(dims);
   });
