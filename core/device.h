@@ -27,6 +27,7 @@ class Buffer {
 
   void* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
+  const Buffer* whole() const { return whole_.get(); }  // of which it is a part; NULL when it is none
 
  private:
   std::shared_ptr<Device> device_;       // absent in a part

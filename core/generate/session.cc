@@ -273,9 +273,10 @@ Status Session::Advance(const int32_t* ids, int64_t count) {
     done += tokens;
     position_ += tokens;
   }
-  lost_.clear();
   Remember(ids, count);
-  return CheckAnswer();
+  XH_RETURN_IF_ERROR(CheckAnswer());
+  lost_.clear();
+  return absl::OkStatus();
 }
 
 void Session::Remember(const int32_t* ids, int64_t count) {

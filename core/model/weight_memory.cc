@@ -10,11 +10,12 @@ namespace xh {
 namespace {
 
 // Layers that read the same input, in the order in which they lie.
-const std::vector<std::vector<std::string>>& Neighbours() {
-  static const std::vector<std::vector<std::string>> kNeighbours = {
-      {"q_proj", "k_proj", "v_proj"}, {"input_gate", "forget_gate"}, {"gate_proj", "up_proj"}};
-  return kNeighbours;
-}
+struct Neighbours {
+  const char* layers[3];
+  size_t count;
+};
+constexpr Neighbours kNeighbours[] = {
+    {{"q_proj", "k_proj", "v_proj"}, 3}, {{"input_gate", "forget_gate"}, 2}, {{"gate_proj", "up_proj"}, 2}};
 
 // Each part begins where the vector loads of every backend may begin.
 constexpr int64_t kAlignment = 16;
@@ -24,19 +25,19 @@ StatusOr<int64_t> BytesOf(const Weight& weight) { return TensorBytes(weight.dtyp
 // The weights to allocate together with `name` when it is the first of its neighbours; itself alone when it has none.
 StatusOr<std::vector<Weight*>> TogetherWith(const std::string& name, std::map<std::string, Weight>* weights) {
   Weight* const own = &weights->at(name);
-  for (const std::vector<std::string>& layers : Neighbours()) {
+  for (const Neighbours& neighbours : kNeighbours) {
     for (const char* part : {".weight", ".bias"}) {
       absl::string_view prefix = name;
-      if (!absl::ConsumeSuffix(&prefix, absl::StrCat(layers[0], part))) continue;
+      if (!absl::ConsumeSuffix(&prefix, absl::StrCat(neighbours.layers[0], part))) continue;
       std::vector<Weight*> together;
-      for (const std::string& layer : layers) {
-        const auto found = weights->find(absl::StrCat(prefix, layer, part));
+      for (size_t i = 0; i < neighbours.count; ++i) {
+        const auto found = weights->find(absl::StrCat(prefix, neighbours.layers[i], part));
         if (found == weights->end() || found->second.buffer != nullptr || found->second.dtype != own->dtype) break;
         XH_ASSIGN_OR_RETURN(const int64_t bytes, BytesOf(found->second));
         if (bytes % kAlignment != 0) break;
         together.push_back(&found->second);
       }
-      if (together.size() == layers.size()) return together;
+      if (together.size() == neighbours.count) return together;
     }
   }
   return std::vector<Weight*>{own};
@@ -50,10 +51,6 @@ Status Allocate(Device& device, const std::vector<Weight*>& weights) {
   }
   XH_ASSIGN_OR_RETURN(Buffer buffer, device.Allocate(total));
   const auto whole = std::make_shared<Buffer>(std::move(buffer));
-  if (weights.size() == 1) {
-    weights[0]->buffer = whole;
-    return absl::OkStatus();
-  }
   int64_t offset = 0;
   for (Weight* weight : weights) {
     XH_ASSIGN_OR_RETURN(const int64_t bytes, BytesOf(*weight));

@@ -1,6 +1,7 @@
 #include "core/train/student.h"
 
 #include <cstring>
+#include <set>
 
 #include "core/checkpoint/digest.h"
 #include "core/checkpoint/dtype.h"
@@ -104,13 +105,20 @@ StatusOr<Student> SketchStudent(const std::string& path, const Model& teacher, x
 }
 
 Status ShareWithTeacher(const Model& teacher, Student* student) {
+  std::set<const Buffer*> left;  // memory of several weights, one of which now uses the teacher's
   for (auto& [name, weight] : student->weights) {
     const auto other = teacher.weights.find(name);
     if (other == teacher.weights.end() || other->second.dtype != weight.dtype) continue;
     if (other->second.shape != weight.shape || other->second.buffer == weight.buffer) continue;
     XH_ASSIGN_OR_RETURN(const std::vector<char> own, HostBytes(*teacher.device, weight));
     XH_ASSIGN_OR_RETURN(const std::vector<char> theirs, HostBytes(*teacher.device, other->second));
-    if (own == theirs) weight = other->second;
+    if (own != theirs) continue;
+    left.insert(weight.buffer->whole());
+    weight = other->second;
+  }
+  for (auto& [name, weight] : student->weights) {  // what stays would hold the memory of what left
+    if (weight.buffer->whole() == nullptr || left.count(weight.buffer->whole()) == 0) continue;
+    XH_ASSIGN_OR_RETURN(weight, NewWeight(*teacher.device, weight.dtype, weight.shape, weight.buffer->data()));
   }
   return absl::OkStatus();
 }

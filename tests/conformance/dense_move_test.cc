@@ -154,8 +154,8 @@ TEST(TopK, SelectsInOrderInEverySize) {
   struct Shape {
     int64_t m, v, k;
   };
-  const Shape shapes[] = {{1, 1, 1},      {3, 7, 7},       {7, 65, 3},  {65, 130, 65},
-                          {3, 5000, 256}, {2, 30011, 256}, {2, 4096, 1}};
+  const Shape shapes[] = {{1, 1, 1},       {3, 7, 7},    {7, 65, 3},    {65, 130, 65}, {3, 5000, 256},
+                          {2, 30011, 256}, {2, 4096, 1}, {1, 30011, 1}, {300, 513, 1}};
   for (Shape s : shapes) {
     for (xh_dtype dtype : {XH_F32, XH_BF16}) CheckTopK(Random(dtype, {s.m, s.v}, 1), s.k);  // bf16 has many ties
   }
@@ -164,16 +164,19 @@ TEST(TopK, SelectsFromOrderedAndEqualRows) {
   for (int kind = 0; kind < 3; ++kind) {
     Doubles values;
     for (int i = 0; i < 9000; ++i) values.push_back(kind == 0 ? i : kind == 1 ? -i : 1.0);
-    CheckTopK(Of(XH_F32, {1, 9000}, values), 100);
+    for (int64_t k : {100, 1}) CheckTopK(Of(XH_F32, {1, 9000}, values), k);
   }
+  CheckTopK(Of(XH_F32, {2, 4}, {-1.0, -0.0, 0.0, -2.0, -INFINITY, -INFINITY, -INFINITY, -INFINITY}), 1);
   CheckTopK(Of(XH_F32, {1, 6}, {-INFINITY, 0.0, -0.0, INFINITY, -INFINITY, -1.0}), 6);
 }
 TEST(TopK, ShowsNanFirst) {
   Arg logits = Random(XH_F32, {1, 5000}, 1);
   logits.values[4321] = NAN;
-  const TopKResult result = RunTopK(logits, 4);
-  EXPECT_TRUE(std::isnan(result.values[0]));
-  EXPECT_EQ(result.ids[0], 4321);
+  for (int64_t k : {4, 1}) {
+    const TopKResult result = RunTopK(logits, k);
+    EXPECT_TRUE(std::isnan(result.values[0]));
+    EXPECT_EQ(result.ids[0], 4321);
+  }
 }
 TEST(TopK, RefusesMoreThanTheVocabulary) {
   Op op(XH_OP_TOP_K, xh_top_k_params{XH_SIZED(xh_top_k_params), 9});
