@@ -14,8 +14,8 @@ namespace {
 
 constexpr int kThreads = 512, kWarps = kThreads / kWarp;
 constexpr int kSharedBudget = 200 << 10;
-constexpr int64_t kPrefetched =
-    4096;  // columns of a warp's first rows: of all warps together, less than the cache holds
+// Columns of a warp's first rows: of all warps together, less than the cache holds.
+constexpr int64_t kPrefetched = 4096;
 
 struct ThinArgs {
   const void *x, *w, *bias;

@@ -18,6 +18,15 @@ __device__ inline uint32_t KeyOf(float value) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+// Orders by key, and the lower id above the higher among equals.
+__device__ inline uint64_t Candidate(uint32_t key, int64_t id) {
+  return static_cast<uint64_t>(key) << 32 | (0xffffffffu - static_cast<uint32_t>(id));
+}
+
+__device__ inline int32_t IdOf(uint64_t candidate) {
+  return static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(candidate));
+}
+
 // body(id, key) for every element; N at a time.
 template <class T, int N, class Body>
 __device__ inline void ForKeys(const T* row, int64_t v, Body body) {
@@ -59,7 +68,7 @@ __device__ inline void FindDigit(const int* counts, int digits, int k, int* digi
 template <class T, int N>
 __global__ void __launch_bounds__(kThreads)
     TopKKernel(View<const T> logits, View<float> values, View<int32_t> ids, int64_t v, int k, int sorted) {
-  extern __shared__ uint64_t chosen[];  // [sorted]: key, then the complement of the id
+  extern __shared__ uint64_t chosen[];  // [sorted] candidates
   __shared__ int counts[kMostDigits], scan[kThreads], found[2], gathered;
   const int thread = static_cast<int>(threadIdx.x);
   const T* const row = logits.At(blockIdx.x);
@@ -97,8 +106,7 @@ __global__ void __launch_bounds__(kThreads)
         const uint32_t key = KeyOf(value[j]);
         equal += key == prefix;
         if (key > prefix) {
-          chosen[atomicAdd(&gathered, 1)] =
-              static_cast<uint64_t>(key) << 32 | (0xffffffffu - static_cast<uint32_t>(first + j));
+          chosen[atomicAdd(&gathered, 1)] = Candidate(key, first + j);
         }
       }
     }
@@ -116,8 +124,7 @@ __global__ void __launch_bounds__(kThreads)
     for (int j = 0; j < N; ++j) {
       if (equal == 0 || KeyOf(value[j]) != prefix) continue;
       if (place < left) {
-        chosen[k - left + place] =
-            static_cast<uint64_t>(prefix) << 32 | (0xffffffffu - static_cast<uint32_t>(first + j));
+        chosen[k - left + place] = Candidate(prefix, first + j);
       }
       ++place;
     }
@@ -142,18 +149,13 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   for (int i = thread; i < k; i += kThreads) {
-    const int32_t id = static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(chosen[i]));
+    const int32_t id = IdOf(chosen[i]);
     ids.At(blockIdx.x)[i] = id;
     values.At(blockIdx.x)[i] = ToFloat(row[id]);
   }
 }
 
 // ---- the largest alone ----
-
-// Orders by key, and the lower id above the higher among equals.
-__device__ inline uint64_t Candidate(uint32_t key, int64_t id) {
-  return static_cast<uint64_t>(key) << 32 | (0xffffffffu - static_cast<uint32_t>(id));
-}
 
 // The largest of columns [x each, (x + 1) each) of row y.
 template <class T, int N>
@@ -176,11 +178,7 @@ __global__ void __launch_bounds__(kThreads)
       best = one > best ? one : best;
     }
   }
-  best = WarpMax(best);
-  if (thread % kWarp == 0) of_warps[thread / kWarp] = best;
-  __syncthreads();
-  if (thread >= kWarp) return;
-  best = WarpMax(thread < kThreads / kWarp ? of_warps[thread] : uint64_t{0});
+  best = BlockMax(best, of_warps);
   if (thread == 0) largest[blockIdx.x] = best;
 }
 
@@ -197,7 +195,7 @@ __global__ void __launch_bounds__(kWarp)
   }
   best = WarpMax(best);
   if (threadIdx.x != 0) return;
-  const int32_t id = static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(best));
+  const int32_t id = IdOf(best);
   ids.At(blockIdx.x)[0] = id;
   values.At(blockIdx.x)[0] = ToFloat(logits.At(blockIdx.x)[id]);
 }
