@@ -194,6 +194,38 @@ class Session {
   detail::Handle<xh_session, xh_session_free> handle_;
 };
 
+// Sequences that are written together; see xh_batch_open.
+class Batch {
+ public:
+  Batch(xh_batch* batch, int64_t slots) noexcept : handle_(batch), slots_(slots) {}  // takes over
+  xh_batch* get() const noexcept { return handle_.get(); }
+  int64_t slots() const noexcept { return slots_; }
+
+  // Copies a session of the same model that has read its prompt.
+  void put(int64_t slot, const Session& session) { detail::Check(xh_batch_put(get(), slot, session.get())); }
+  void drop(int64_t slot) { detail::Check(xh_batch_drop(get(), slot)); }
+  // One token of every sequence, [slots]; id -1 where the slot is empty.
+  std::vector<Token> next() {
+    const auto slots = static_cast<size_t>(slots_);
+    std::vector<int32_t> ids(slots), finished(slots);
+    std::vector<const char*> pieces(slots);
+    std::vector<int64_t> sizes(slots);
+    detail::Check(xh_batch_next(get(), ids.data(), pieces.data(), sizes.data(), finished.data(), slots_));
+    std::vector<Token> tokens(slots);
+    for (size_t i = 0; i < slots; ++i) {
+      tokens[i].id = ids[i];
+      tokens[i].piece.assign(pieces[i], static_cast<size_t>(sizes[i]));
+      tokens[i].finished = finished[i] != 0;
+    }
+    return tokens;
+  }
+  int64_t state_bytes() const { return xh_batch_state_bytes(get()); }
+
+ private:
+  detail::Handle<xh_batch, xh_batch_free> handle_;
+  int64_t slots_;
+};
+
 struct Message {
   std::string role;  // "system", "user", "assistant"
   std::string content;
@@ -266,6 +298,14 @@ class Model {
     xh_session* session = nullptr;
     detail::Check(xh_session_open(get(), views.data(), detail::Size(views), &session));
     return Session(session);
+  }
+  // Room for `slots` sequences that are written together. Options: "capacity", as of a session.
+  Batch batch(int64_t slots, Options options = {}) const {
+    options.emplace_back("slots", slots);
+    const std::vector<xh_option> views = detail::Views(options);
+    xh_batch* batch = nullptr;
+    detail::Check(xh_batch_open(get(), views.data(), detail::Size(views), &batch));
+    return Batch(batch, slots);
   }
 
  private:

@@ -8,6 +8,7 @@
 #include "core/checkpoint/describe.h"
 #include "core/checkpoint/dtype.h"
 #include "core/checkpoint/reader.h"
+#include "core/generate/batch.h"
 #include "core/generate/session.h"
 #include "core/job.h"
 #include "core/json_fields.h"
@@ -34,6 +35,10 @@ struct xh_checkpoint {
 };
 struct xh_model {
   std::shared_ptr<const xh::Model> model;
+};
+struct xh_batch {
+  std::unique_ptr<xh::Batch> batch;
+  std::vector<std::optional<xh::Chosen>> chosen;  // whose pieces are lent by xh_batch_next
 };
 struct xh_session {
   std::unique_ptr<xh::Session> session;
@@ -97,6 +102,10 @@ constexpr char kModelOptions[] = R"({"options": [
 constexpr char kSessionOptions[] = R"({"options": [
   {"name": "capacity", "type": "int", "default": 0, "min": 0, "max": 1000000000,
    "help": "most tokens; 0 takes the model's context"}]})";
+constexpr char kBatchOptions[] = R"({"options": [
+  {"name": "slots", "type": "int", "default": 8, "min": 1, "max": 1024, "help": "sequences at most"},
+  {"name": "capacity", "type": "int", "default": 0, "min": 0, "max": 1000000000,
+   "help": "most tokens of a sequence; 0 takes the model's context"}]})";
 constexpr char kSamplerOptions[] = R"({"options": [
   {"name": "temperature", "type": "real", "default": 0, "min": 0, "max": 100, "help": "0 is greedy"},
   {"name": "top_k", "type": "int", "default": 0, "min": 0, "max": 1000000000, "help": "0 takes all"},
@@ -424,7 +433,7 @@ xh_error* xh_session_next(xh_session* session, int32_t* token, const char** piec
                           int32_t* finished) {
   return Guard([&]() -> Status {
     XH_RETURN_IF_ERROR(NotNull("xh_session_next", session, token, piece, piece_size, finished));
-    XH_ASSIGN_OR_RETURN(xh::Session::Chosen chosen, session->session->Next());
+    XH_ASSIGN_OR_RETURN(xh::Chosen chosen, session->session->Next());
     session->piece = std::move(chosen.piece);
     *token = chosen.token;
     *piece = session->piece.c_str();
@@ -466,6 +475,54 @@ xh_error* xh_session_reset(xh_session* session) {
     return session->session->Reset();
   });
 }
+
+xh_error* xh_batch_open(const xh_model* model, const xh_option* options, int64_t option_count, xh_batch** out) {
+  return Guard([&]() -> Status {
+    XH_RETURN_IF_ERROR(NotNull("xh_batch_open", model, out));
+    XH_ASSIGN_OR_RETURN(json checked, Checked(options, option_count, kBatchOptions, "batch"));
+    XH_ASSIGN_OR_RETURN(std::unique_ptr<xh::Batch> batch, xh::Batch::Open(model->model, checked["slots"].get<int64_t>(),
+                                                                          checked["capacity"].get<int64_t>()));
+    *out = new xh_batch{std::move(batch), {}};
+    return absl::OkStatus();
+  });
+}
+
+void xh_batch_free(xh_batch* batch) { delete batch; }
+
+xh_error* xh_batch_put(xh_batch* batch, int64_t slot, const xh_session* session) {
+  return Guard([&]() -> Status {
+    XH_RETURN_IF_ERROR(NotNull("xh_batch_put", batch, session));
+    return batch->batch->Put(slot, *session->session);
+  });
+}
+
+xh_error* xh_batch_drop(xh_batch* batch, int64_t slot) {
+  return Guard([&]() -> Status {
+    XH_RETURN_IF_ERROR(NotNull("xh_batch_drop", batch));
+    return batch->batch->Drop(slot);
+  });
+}
+
+xh_error* xh_batch_next(xh_batch* batch, int32_t* tokens, const char** pieces, int64_t* piece_sizes, int32_t* finished,
+                        int64_t slots) {
+  return Guard([&]() -> Status {
+    XH_RETURN_IF_ERROR(NotNull("xh_batch_next", batch, tokens, pieces, piece_sizes, finished));
+    if (slots != batch->batch->slots()) {
+      return InvalidArgument("xh_batch_next: slots is ", slots, "; allowed: the batch's ", batch->batch->slots());
+    }
+    XH_ASSIGN_OR_RETURN(batch->chosen, batch->batch->Next());
+    for (int64_t slot = 0; slot < slots; ++slot) {
+      const std::optional<xh::Chosen>& chosen = batch->chosen[static_cast<size_t>(slot)];
+      tokens[slot] = chosen.has_value() ? chosen->token : -1;
+      pieces[slot] = chosen.has_value() ? chosen->piece.c_str() : "";
+      piece_sizes[slot] = chosen.has_value() ? static_cast<int64_t>(chosen->piece.size()) : 0;
+      finished[slot] = chosen.has_value() && chosen->finished ? 1 : 0;
+    }
+    return absl::OkStatus();
+  });
+}
+
+int64_t xh_batch_state_bytes(const xh_batch* batch) { return batch != nullptr ? batch->batch->state_bytes() : 0; }
 
 // ---- jobs
 // -------------------------------------------------------------------------------------------------------------

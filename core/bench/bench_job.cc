@@ -5,6 +5,7 @@
 #include "core/bench/ceilings.h"
 #include "core/bench/made_up_model.h"
 #include "core/bench/work.h"
+#include "core/generate/batch.h"
 #include "core/generate/session.h"
 #include "core/json_fields.h"
 #include "core/model/student.h"
@@ -32,6 +33,8 @@ const char kBenchSchema[] = R"json({"options": [
    "help": "tokens read at once; 0: as many as context"},
   {"name": "decode_after", "type": "int", "default": 0, "min": 0, "max": 1048576,
    "help": "tokens that were read before the first decoded one"},
+  {"name": "decode_batch", "type": "int", "default": 1, "min": 1, "max": 1024,
+   "help": "sequences that are decoded together"},
   {"name": "decode_tokens", "type": "int", "default": 256, "min": 1, "max": 1000000, "help": "tokens decoded in a run"},
   {"name": "repeats", "type": "int", "default": 5, "min": 1, "max": 1000, "help": "runs whose median counts"}]})json";
 
@@ -172,16 +175,18 @@ class BenchJob : public Job {
                            DistillFlops(teacher_->config, student_.config, shape().tokens));
   }
 
-  StatusOr<std::unique_ptr<Session>> OpenSession(int64_t capacity) {
+  // Its text never ends.
+  std::shared_ptr<const Model> StudentModel() const {
     auto model = std::make_shared<Model>(*teacher_);
     model->config = student_.config;
+    model->config.eos_ids.clear();
     model->weights = student_.weights;
-    return Session::Open(std::move(model), capacity);
+    return model;
   }
 
   Status MeasurePrefill() {
     const int64_t tokens = Count("prefill_tokens") > 0 ? Count("prefill_tokens") : shape().tokens;
-    XH_ASSIGN_OR_RETURN(std::unique_ptr<Session> session, OpenSession(tokens));
+    XH_ASSIGN_OR_RETURN(std::unique_ptr<Session> session, Session::Open(StudentModel(), tokens));
     const std::vector<int32_t> ids = MakeUpTokens(tokens, teacher_->config.vocab_size);
     const auto read = [&]() -> Status {
       XH_RETURN_IF_ERROR(session->Reset());
@@ -203,11 +208,17 @@ class BenchJob : public Job {
     return absl::OkStatus();
   }
 
-  // Every weight is read and the state touched once a token.
+  // Of a run that warms up, those that count, and a token that is profiled.
+  int64_t DecodeCapacity() const { return Count("decode_after") + Count("decode_tokens") * (repeats() + 1) + 1; }
+
   Status MeasureDecode() {
+    const std::shared_ptr<const Model> model = StudentModel();
+    XH_ASSIGN_OR_RETURN(std::unique_ptr<Session> session, Session::Open(model, DecodeCapacity()));
+    return Count("decode_batch") == 1 ? DecodeAlone(session.get()) : DecodeTogether(model, session.get());
+  }
+
+  Status DecodeAlone(Session* session) {
     const int64_t tokens = Count("decode_tokens"), before = Count("decode_after");
-    const int64_t capacity = before + tokens * (repeats() + 1) + 1;  // a run that warms up, a token that is profiled
-    XH_ASSIGN_OR_RETURN(std::unique_ptr<Session> session, OpenSession(capacity));
     const std::vector<int32_t> ids = MakeUpTokens(std::max(before, tokens), teacher_->config.vocab_size);
     XH_RETURN_IF_ERROR(session->Feed(ids.data(), before));
     XH_ASSIGN_OR_RETURN(double seconds, MedianSeconds(repeats(), [&]() -> Status {
@@ -217,22 +228,60 @@ class BenchJob : public Job {
     std::map<std::string, OpTime> times;
     session->Profile(&times);
     XH_RETURN_IF_ERROR(session->Feed(ids.data(), 1));
+    return AddDecodeRow(seconds, times);
+  }
+
+  // Every sequence is one of its own: another stretch of the tokens.
+  Status DecodeTogether(const std::shared_ptr<const Model>& model, Session* session) {
+    const int64_t tokens = Count("decode_tokens"), before = std::max<int64_t>(1, Count("decode_after"));
+    const int64_t sequences = Count("decode_batch");
+    XH_ASSIGN_OR_RETURN(std::unique_ptr<Batch> batch, Batch::Open(model, sequences, DecodeCapacity() + 1));
+    const std::vector<int32_t> ids = MakeUpTokens(before + sequences, teacher_->config.vocab_size);
+    SamplerOptions greedy;
+    greedy.max_tokens = DecodeCapacity();
+    XH_RETURN_IF_ERROR(session->SetSampler(greedy));
+    for (int64_t slot = 0; slot < sequences; ++slot) {
+      XH_RETURN_IF_ERROR(session->Reset());
+      XH_RETURN_IF_ERROR(session->Feed(ids.data() + slot, before));
+      XH_RETURN_IF_ERROR(batch->Put(slot, *session));
+    }
+    XH_ASSIGN_OR_RETURN(double seconds, MedianSeconds(repeats(), [&]() -> Status {
+                          for (int64_t t = 0; t < tokens; ++t) XH_RETURN_IF_ERROR(batch->Next().status());
+                          return absl::OkStatus();
+                        }));
+    std::map<std::string, OpTime> times;
+    batch->Profile(&times);
+    XH_RETURN_IF_ERROR(batch->Next().status());
+    return AddDecodeRow(seconds, times);
+  }
+
+  // Every weight is read and every state touched once a step.
+  StatusOr<int64_t> DecodeBytes() {
     // The state as it is half way: a cache without a window grows.
-    XH_ASSIGN_OR_RETURN(std::unique_ptr<Session> half_way, OpenSession((before + capacity + 1) / 2));
-    int64_t bytes = half_way->state_bytes();
+    const int64_t half_way = (Count("decode_after") + DecodeCapacity() + 1) / 2;
+    XH_ASSIGN_OR_RETURN(std::unique_ptr<Session> session, Session::Open(StudentModel(), half_way));
+    int64_t bytes = Count("decode_batch") * session->state_bytes();
     for (const auto& [name, weight] : student_.weights) {
-      // Of an embedding of its own one row is read.
+      // Of an embedding of its own one row a sequence is read.
       const bool rows_only = name == "model.embed_tokens.weight" && !student_.config.tied_embeddings;
       bytes += rows_only ? 0 : weight.buffer->bytes();
     }
-    const double rate = static_cast<double>(bytes * tokens) / seconds;
-    rows_.push_back({{"name", "decode, batch 1"},
-                     {"tokens_per_second", static_cast<double>(tokens) / seconds},
+    return bytes;
+  }
+
+  // `seconds` of decode_tokens steps; `times` of one.
+  Status AddDecodeRow(double seconds, const std::map<std::string, OpTime>& times) {
+    XH_ASSIGN_OR_RETURN(const int64_t bytes, DecodeBytes());
+    const double steps = static_cast<double>(Count("decode_tokens"));
+    const double rate = static_cast<double>(bytes) * steps / seconds;
+    rows_.push_back({{"name", absl::StrCat("decode, batch ", Count("decode_batch"))},
+                     {"tokens_per_second", steps * static_cast<double>(Count("decode_batch")) / seconds},
+                     {"ms_per_step", 1e3 * seconds / steps},
                      {"gb_per_second", rate * 1e-9},
-                     {"bytes_per_token", bytes},
+                     {"bytes_per_step", bytes},
                      {"ceiling", "copy"},
                      {"share", rate / copy_},
-                     {"ops", OpsToJson(times, seconds / static_cast<double>(tokens))}});
+                     {"ops", OpsToJson(times, seconds / steps)}});
     return absl::OkStatus();
   }
 

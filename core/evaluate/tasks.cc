@@ -61,7 +61,7 @@ StatusOr<SampleResult> Answer(Session& session, const Sample& sample, int64_t ma
   XH_RETURN_IF_ERROR(session.Feed(ids.data(), static_cast<int64_t>(ids.size())));
   SampleResult result;
   for (bool finished = false; !finished; ++result.tokens) {
-    XH_ASSIGN_OR_RETURN(Session::Chosen chosen, session.Next());
+    XH_ASSIGN_OR_RETURN(Chosen chosen, session.Next());
     result.answer += chosen.piece;
     finished = chosen.finished || session.position() == session.capacity();
   }

@@ -33,7 +33,7 @@ int32_t Sampler::Take(int32_t best) {
   return best;
 }
 
-int32_t Sampler::Choose(const std::vector<float>& logits) {
+int32_t Sampler::Choose(absl::Span<const float> logits) {
   ++chosen_;
   const int32_t best = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
   if (is_greedy()) return best;

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/types/span.h"
+
 namespace xh {
 
 struct SamplerOptions {
@@ -21,8 +23,8 @@ class Sampler {
  public:
   Sampler() = default;
   explicit Sampler(const SamplerOptions& options) : options_(options), state_(options.seed) {}
-  // Ties go to the lower id. Logits must be finite (checked by the session).
-  int32_t Choose(const std::vector<float>& logits);
+  // Ties go to the lower id. Logits must be finite (checked by the caller).
+  int32_t Choose(absl::Span<const float> logits);
   // Whether it takes the most probable token, whatever the others are.
   bool is_greedy() const { return options_.temperature <= 0 || options_.top_k == 1; }
   // Notes that the most probable token was taken.

@@ -43,28 +43,6 @@ std::string Session::ShapeDigest() const {
   return std::string(digest.begin(), digest.end());
 }
 
-// Every head fills its slots in the order of the positions, sinks first: the used ones come first.
-std::vector<Session::UsedPart> Session::UsedParts(int64_t position) const {
-  std::vector<UsedPart> parts;
-  for (size_t layer = 0; layer < state_.size(); ++layer) {
-    const MixerConfig& mixer = model_->config.mixers[layer];
-    for (const StateTensor& tensor : state_[layer]) {
-      char* data = static_cast<char*>(tensor.buffer.data());
-      if (!tensor.spec.is_cache) {
-        parts.push_back({data, tensor.buffer.bytes()});
-        continue;
-      }
-      const int64_t slot_bytes = model_->config.head_dim * DTypeBytes(model_->activation_dtype());
-      for (int32_t window : mixer.windows) {
-        const int64_t slots = AttentionCacheSlots({window}, mixer.sinks, capacity_);
-        parts.push_back({data, std::min(position, slots) * slot_bytes});
-        data += slots * slot_bytes;
-      }
-    }
-  }
-  return parts;
-}
-
 StatusOr<std::string> Session::Snapshot() const {
   XH_RETURN_IF_ERROR(CheckUsable());
   XH_RETURN_IF_ERROR(ReadLogits());
@@ -74,11 +52,11 @@ StatusOr<std::string> Session::Snapshot() const {
   header.cache_bytes = static_cast<uint32_t>(DTypeBytes(model_->activation_dtype()));
   std::memcpy(header.digest, ShapeDigest().data(), sizeof(header.digest));
   header.position = position_;
-  std::copy(tail_.begin(), tail_.end(), header.tail);
+  std::copy(writer_.tail().begin(), writer_.tail().end(), header.tail);
 
   std::string bytes(reinterpret_cast<const char*>(&header), sizeof(header));
   bytes.append(reinterpret_cast<const char*>(logits_.data()), logits_.size() * sizeof(float));
-  for (const UsedPart& part : UsedParts(position_)) {
+  for (const DecodeState::UsedPart& part : state_.UsedParts(0, position_)) {
     const size_t at = bytes.size();
     bytes.resize(at + static_cast<size_t>(part.bytes));
     XH_RETURN_IF_ERROR(model_->device->Copy(bytes.data() + at, part.data, part.bytes));
@@ -112,14 +90,14 @@ Status Session::Restore(const void* bytes, int64_t size) {
     return Incompatible("the snapshot belongs to a model of another dtype: its cache values have ", header.cache_bytes,
                         " bytes");
   }
-  if (header.position < 0 || header.position > capacity_) {
-    return InvalidArgument("position ", header.position, " of the snapshot exceeds capacity ", capacity_);
+  if (header.position < 0 || header.position > capacity()) {
+    return InvalidArgument("position ", header.position, " of the snapshot exceeds capacity ", capacity());
   }
 
-  const std::vector<UsedPart> parts = UsedParts(header.position);
+  const std::vector<DecodeState::UsedPart> parts = state_.UsedParts(0, header.position);
   const int64_t vocab_size = header.position > 0 ? model_->config.vocab_size : 0;
   int64_t expected = least + vocab_size * static_cast<int64_t>(sizeof(float));
-  for (const UsedPart& part : parts) expected += part.bytes;
+  for (const DecodeState::UsedPart& part : parts) expected += part.bytes;
   if (size != expected) return Corrupt("the snapshot has ", size, " bytes; its position needs ", expected);
   std::vector<float> logits(static_cast<size_t>(vocab_size));
   const char* at = data + sizeof(header);
@@ -131,26 +109,29 @@ Status Session::Restore(const void* bytes, int64_t size) {
   XH_RETURN_IF_ERROR(Reset());
   lost_ = "a restore did not finish";  // until it has
   at += logits.size() * sizeof(float);
-  for (const UsedPart& part : parts) {
+  for (const DecodeState::UsedPart& part : parts) {
     XH_RETURN_IF_ERROR(model_->device->Copy(part.data, at, part.bytes));
     at += part.bytes;
   }
   XH_RETURN_IF_ERROR(model_->device->Synchronize());
+  if (!logits.empty()) {
+    answer_.best[0] = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  }
   logits_ = std::move(logits);
   answered_ = nullptr;
   position_ = header.position;
-  std::copy(std::begin(header.tail), std::end(header.tail), tail_.begin());
+  Writer::Tail tail;
+  std::copy(std::begin(header.tail), std::end(header.tail), tail.begin());
+  writer_.Restart(tail);
   lost_.clear();
   return absl::OkStatus();
 }
 
 StatusOr<std::unique_ptr<Session>> Session::Fork() const {
   XH_ASSIGN_OR_RETURN(const std::string bytes, Snapshot());
-  XH_ASSIGN_OR_RETURN(std::unique_ptr<Session> fork, Open(model_, capacity_));
+  XH_ASSIGN_OR_RETURN(std::unique_ptr<Session> fork, Open(model_, capacity()));
   XH_RETURN_IF_ERROR(fork->Restore(bytes.data(), static_cast<int64_t>(bytes.size())));
-  fork->sampler_ = sampler_;
-  fork->stop_filter_ = stop_filter_;
-  fork->finished_ = finished_;
+  fork->writer_ = writer_;
   return fork;
 }
 

@@ -160,6 +160,29 @@ static void Session(const xh_model* model, const int32_t* ids, int64_t count) {
   xh_session_free(session);
 }
 
+static void Batch(const xh_model* model, const int32_t* ids, int64_t count) {
+  const xh_option options[] = {{"slots", NULL, 3, 0, XH_OPTION_INT, 0}, {"capacity", NULL, 64, 0, XH_OPTION_INT, 0}};
+  xh_session* session;
+  xh_batch* batch;
+  int32_t tokens[3], finished[3];
+  const char* pieces[3];
+  int64_t sizes[3];
+  SUCCEED(xh_session_open(model, NULL, 0, &session));
+  SUCCEED(xh_batch_open(model, options, 2, &batch));
+  EXPECT(xh_batch_state_bytes(batch) > 0);
+  Fail(xh_batch_put(batch, 1, session), XH_INVALID_STATE, "has read no token");
+  SUCCEED(xh_session_feed(session, ids, count));
+  SUCCEED(xh_batch_put(batch, 1, session));
+  SUCCEED(xh_batch_put(batch, 2, session));
+  SUCCEED(xh_batch_drop(batch, 2));
+  Fail(xh_batch_next(batch, tokens, pieces, sizes, finished, 2), XH_INVALID_ARGUMENT, "slots is 2");
+  SUCCEED(xh_batch_next(batch, tokens, pieces, sizes, finished, 3));
+  EXPECT(tokens[0] == -1 && tokens[1] == Greedy(session) && tokens[2] == -1);
+  EXPECT(sizes[0] == 0 && (int64_t)strlen(pieces[1]) == sizes[1] && finished[1] == 0);
+  xh_batch_free(batch);
+  xh_session_free(session);
+}
+
 int main(int argc, char** argv) {
   xh_runtime* runtime;
   xh_runtime_config config;
@@ -180,6 +203,8 @@ int main(int argc, char** argv) {
   xh_runtime_close(runtime); /* a model keeps what it needs */
   Model(model, ids, &count);
   Session(model, ids, count);
+  Batch(model, ids, count);
+  Batch(model, ids, count);
   xh_model_free(model);
   puts("every function was called");
   return 0;

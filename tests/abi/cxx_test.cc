@@ -124,6 +124,23 @@ TEST_F(CxxTest, AForkAndARestoredSnapshotGoOnAsTheOriginal) {
   EXPECT_EQ(session.position(), 0);
 }
 
+TEST_F(CxxTest, ABatchWritesWhatTheSessionWould) {
+  xh::Session session = model_->session();
+  session.feed(Question());
+  xh::Batch batch = model_->batch(2, {{"capacity", int64_t{256}}});
+  batch.put(1, session);
+  std::string answer;
+  for (bool finished = false; !finished;) {
+    const std::vector<xh::Token> tokens = batch.next();
+    ASSERT_EQ(tokens.size(), 2u);
+    EXPECT_EQ(tokens[0].id, -1);
+    answer += tokens[1].piece;
+    finished = tokens[1].finished;
+  }
+  EXPECT_EQ(answer, session.generate());
+  EXPECT_EQ(batch.next()[1].id, -1);  // it left its slot
+}
+
 TEST_F(CxxTest, AJobOfAnUnknownKindIsRefused) { EXPECT_THROW(runtime_->job("dance", "{}"), xh::Error); }
 
 TEST_F(CxxTest, AMovedFromHandleThrowsInsteadOfCrashing) {

@@ -120,6 +120,23 @@ TEST(BenchJob, MeasuresThePartsAskedForAlone) {
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("\"prefil\"; allowed: align"));
 }
 
+TEST(BenchJob, DecodesSeveralSequencesTogether) {
+  const auto runtime = Runtime::Open({XH_TEST_PLUGINS, "cpu", 1, nullptr}).value();
+  auto job = OpenBenchJob(runtime, {{"model", std::string(XH_TEST_DATA) + "/teachers/hf_llama"},
+                                    {"student", {{"window", 8}}},
+                                    {"parts", {"decode"}},
+                                    {"decode_batch", 3},
+                                    {"decode_tokens", 4},
+                                    {"repeats", 1}})
+                 .value();
+  json event;
+  while (!job->Next(&event).value()) {
+  }
+  const json row = job->Result()["rows"][0];
+  EXPECT_EQ(row["name"], "decode, batch 3");
+  EXPECT_NEAR(row["tokens_per_second"].get<double>() * row["ms_per_step"].get<double>(), 3000, 1e-6);
+}
+
 TEST(BenchJob, MeasuresTrainingPrefillAndDecodingAgainstCeilings) {
   const auto runtime = Runtime::Open({XH_TEST_PLUGINS, "cpu", 1, nullptr}).value();
   StatusOr<std::unique_ptr<Job>> job =

@@ -378,6 +378,7 @@ TEST_F(MemoryTest, Session) {
   logits.needs_none = true;
   Sweep(logits);
   Case reset = OfSession("xh_session_reset", [](Outputs&) { return xh_session_reset(session); });
+  reset.needs_none = true;
   Sweep(reset);
 }
 
@@ -410,6 +411,65 @@ TEST_F(MemoryTest, SessionState) {
     return standing;
   };
   Sweep(fork);
+}
+
+// ---- batches ----
+
+xh_batch* batch = nullptr;
+
+void OpenBatch() {
+  FeedSession();
+  std::vector<xh_option> options(2);
+  options[0].key = "slots";
+  options[1].key = "capacity";
+  options[0].integer = 1;
+  options[1].integer = 32;
+  for (xh_option& option : options) option.kind = XH_OPTION_INT;
+  ASSERT_EQ(Take(xh_batch_open(world->model, options.data(), 2, &batch)).code, 0);
+}
+void FillBatch() {
+  OpenBatch();
+  ASSERT_EQ(Take(xh_batch_put(batch, 0, session)).code, 0);
+}
+void FreeBatch() {
+  xh_batch_free(batch);
+  batch = nullptr;
+  FreeSession();
+}
+
+// What the batch in hand writes next.
+xh_error* WriteNext(Outputs& o) {
+  return xh_batch_next(batch, &o.token, reinterpret_cast<const char**>(&o.borrowed), &o.count, &o.finished, 1);
+}
+std::string Written(const Outputs& o) {
+  return std::to_string(o.token) + std::string(static_cast<const char*>(o.borrowed), static_cast<size_t>(o.count));
+}
+std::string StandingOfBatch() {
+  static Outputs outputs;
+  const Outcome outcome = Take(WriteNext(outputs));
+  return outcome.code != 0 ? outcome.message : Written(outputs);
+}
+
+TEST_F(MemoryTest, Batch) {
+  Case open = OfSession("xh_batch_open", [](Outputs& o) {
+    return xh_batch_open(world->model, nullptr, 0, reinterpret_cast<xh_batch**>(&o.object));
+  });
+  open.result = [](Outputs& o) {
+    auto* opened = static_cast<xh_batch*>(o.object);
+    const std::string bytes = std::to_string(xh_batch_state_bytes(opened));
+    xh_batch_free(opened);
+    return bytes;
+  };
+  Sweep(open);
+  const auto standing = [](Outputs&) { return StandingOfBatch(); };
+  Sweep({"xh_batch_put", [](Outputs&) { return xh_batch_put(batch, 0, session); }, standing, OpenBatch, FreeBatch});
+  Case drop{"xh_batch_drop", [](Outputs&) { return xh_batch_drop(batch, 0); }, standing, FillBatch, FreeBatch};
+  drop.needs_none = true;
+  Sweep(drop);
+  Case next{"xh_batch_next", WriteNext, [](Outputs& o) { return Written(o) + StandingOfBatch(); }, FillBatch,
+            FreeBatch};
+  next.may_lose_state = true;
+  Sweep(next);
 }
 
 TEST_F(MemoryTest, Sampling) {

@@ -13,7 +13,7 @@ struct Flags {
   std::vector<std::string> parts = {"align", "distill", "prefill", "decode"};
   bool made_up_weights = false, checkpoint_blocks = false;
   int64_t window = 64, sinks = 4, features = 0, context = 512, micro_batch = 8, prefill_tokens = 0, decode_after = 0,
-          decode_tokens = 256;
+          decode_batch = 1, decode_tokens = 256;
   int64_t repeats = 5;
 };
 
@@ -61,6 +61,7 @@ int Bench(Context& context, const Flags& flags) {
                               {"checkpoint_blocks", flags.checkpoint_blocks},
                               {"prefill_tokens", flags.prefill_tokens},
                               {"decode_after", flags.decode_after},
+                              {"decode_batch", flags.decode_batch},
                               {"decode_tokens", flags.decode_tokens},
                               {"repeats", flags.repeats}});
   if (context.as_json) {
@@ -94,6 +95,7 @@ void AddBench(CLI::App& app, Context& context) {
       ->check(AtLeast(0));
   command->add_option("--decode-after", flags->decode_after, "Tokens read before the first decoded one")
       ->check(AtLeast(0));
+  command->add_option("--decode-batch", flags->decode_batch, "Sequences decoded together")->check(AtLeast(1));
   command->add_option("--decode-tokens", flags->decode_tokens, "Tokens decoded in a run")->check(AtLeast(1));
   command->add_option("--repeats", flags->repeats, "Runs whose median counts")->check(AtLeast(1));
   AddOptionsFlag(command, context, "bench");
