@@ -104,6 +104,8 @@ std::string Said(const Table& lt, const char* where, cublasStatus_t status) {
   return std::string(where) + ": " + lt.cublasLtGetStatusString(status) + " (" + std::to_string(status) + ")";
 }
 
+xh_code CodeOf(cublasStatus_t status) { return status == CUBLAS_STATUS_ALLOC_FAILED ? XH_OUT_OF_MEMORY : XH_INTERNAL; }
+
 // The handle of the current device: one for the life of the process, used by any number of threads.
 Refusal CurrentHandle(const Table& lt, cublasLtHandle_t* out) {
   static std::mutex mutex;
@@ -120,7 +122,7 @@ Refusal CurrentHandle(const Table& lt, cublasLtHandle_t* out) {
   }
   const cublasStatus_t status = lt.cublasLtCreate(out);
   if (status != CUBLAS_STATUS_SUCCESS) {
-    return {status == CUBLAS_STATUS_ALLOC_FAILED ? XH_OUT_OF_MEMORY : XH_INTERNAL, Said(lt, "cublasLtCreate", status)};
+    return {CodeOf(status), Said(lt, "cublasLtCreate", status)};
   }
   (*handles)[device] = *out;
   return {};
@@ -180,7 +182,7 @@ class Product final : public LtProduct {
     const cublasStatus_t status =
         lt_.cublasLtMatmul(handle_, &operation, &alpha, b, layout(b_), a, layout(a_), &beta, d, layout(d_), d,
                            layout(d_), &algorithm_, workspace, static_cast<size_t>(workspace_bytes), stream);
-    if (status != CUBLAS_STATUS_SUCCESS) throw RunError{XH_INTERNAL, Said(lt_, "cublasLtMatmul", status)};
+    if (status != CUBLAS_STATUS_SUCCESS) throw RunError{CodeOf(status), Said(lt_, "cublasLtMatmul", status)};
   }
 
  private:

@@ -45,6 +45,22 @@ bool IsFatal(gpuError_t error) {
   }
 }
 
+// What this host, driver or GPU does not let the process do; nothing is broken.
+bool IsRefusal(gpuError_t error) {
+  switch (error) {
+    case cudaErrorNoDevice:
+    case cudaErrorInsufficientDriver:
+    case cudaErrorDevicesUnavailable:  // another process has it for itself
+    case cudaErrorSystemNotReady:
+    case cudaErrorSystemDriverMismatch:
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorUnsupportedPtxVersion:
+      return true;
+    default:
+      return false;
+  }
+}
+
 // What a stream that notes work cannot do.
 bool IsOfCapture(gpuError_t error) {
   return error >= cudaErrorStreamCaptureUnsupported && error <= cudaErrorStreamCaptureWrongThread;
@@ -91,6 +107,7 @@ xh_error* Check(xh_device* device, gpuError_t error, const std::string& what) {
   const std::string text = what + ": " + cudaGetErrorString(error);
   if (error == cudaErrorMemoryAllocation) return Fail(XH_OUT_OF_MEMORY, text);
   if (IsOfCapture(error)) return Fail(XH_INVALID_STATE, text);
+  if (IsRefusal(error)) return Fail(XH_UNSUPPORTED, text);
   if (!IsFatal(error)) return Fail(XH_INTERNAL, text);
   device->lost = true;
   return Fail(XH_DEVICE_LOST, text + "; the device is lost to this process (XHYBRID_SYNC=1 names the op)");
@@ -132,6 +149,7 @@ xh_error* DeviceCount(int32_t* out) {
   int count = 0;
   const gpuError_t error = cudaGetDeviceCount(&count);
   if (error != cudaSuccess) {
+    cudaGetLastError();
     return Fail(XH_UNSUPPORTED, std::string("device_count: ") + cudaGetErrorString(error));
   }
   *out = count;
@@ -150,7 +168,10 @@ xh_error* DeviceOpen(int32_t index, const xh_option* options, int64_t count, xh_
     if (xh_error* error = CheckOptions(options, count)) return error;
     cudaDeviceProp properties;
     const gpuError_t asked = cudaGetDeviceProperties(&properties, index);
-    if (asked != cudaSuccess) return Fail(XH_INTERNAL, std::string("device_open: ") + cudaGetErrorString(asked));
+    if (asked != cudaSuccess) {
+      cudaGetLastError();
+      return Fail(XH_INTERNAL, std::string("device_open: ") + cudaGetErrorString(asked));
+    }
     const int capability = properties.major * 10 + properties.minor;
     if (capability < 80) {
       return Fail(XH_UNSUPPORTED, std::string("device_open: ") + properties.name + " has compute capability " +

@@ -65,6 +65,12 @@ bool Waits() {
   return waits;
 }
 
+// The code of a refusal: kernels and libraries bring their code onto the device when a plan opens, for which there may
+// be no room. The runtime's error is forgotten, or the next launch would be blamed for it.
+xh_code AsRefused(xh_code code) {
+  return cudaGetLastError() == cudaErrorMemoryAllocation && code == XH_INTERNAL ? XH_OUT_OF_MEMORY : code;
+}
+
 xh_error* PlanOpen(xh_device* device, const xh_op_desc* desc, xh_plan** out, xh_plan_info* info) {
   return Guard([&]() -> xh_error* {
     Refusal refusal = backend::CheckPlanOpen(device, desc, out, info);
@@ -84,6 +90,7 @@ xh_error* PlanOpen(xh_device* device, const xh_op_desc* desc, xh_plan** out, xh_
       plan->args.assign(desc->args, desc->args + desc->arg_count);
       const Request request = {{desc->pass, plan->args, desc->params, desc->params_size}, &device->facts};
       refusal = open(request, &plan->plan);
+      if (refusal.code != 0) refusal.code = AsRefused(refusal.code);
     }
     if (refusal.code != 0) return Fail(refusal.code, refusal.text);
     info->flags = 0;
@@ -133,7 +140,13 @@ const xh_backend kBackend = {sizeof(xh_backend), 0,           DeviceCount,   Dev
 // nothing.
 std::string WhyUnavailable() {
   void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (driver == nullptr) return "there is no NVIDIA driver (libcuda.so.1)";
+  if (driver == nullptr) {
+    const char* const reason = dlerror();
+    if (reason == nullptr || std::strstr(reason, "No such file") != nullptr) {
+      return "there is no NVIDIA driver (libcuda.so.1)";
+    }
+    return std::string("the NVIDIA driver cannot be loaded: ") + reason;
+  }
   const auto version_of = reinterpret_cast<int (*)(int*)>(dlsym(driver, "cuDriverGetVersion"));
   int version = 0;
   if (version_of == nullptr || version_of(&version) != 0) return "the NVIDIA driver does not tell its version";

@@ -1,24 +1,52 @@
 #!/usr/bin/env bash
-# Conformance and every timing of docs/performance.md on a machine with a GPU, in one go:
+# What takes a GPU to see, in one go: conformance, every timing of docs/performance.md, and what the backend promises beside:
 #   tests/bench/gpu.sh BUILD OUT [PART...]
-# BUILD holds bin/xhybrid, bin/xhybrid-conformance and lib/, with lib/xhybrid/xhybrid_cuda.so and the stages. OUT gets a log
-# a part. Parts: device conformance ops prefill decode align distill; all of them unless some are named. The first that fails ends it.
+# BUILD holds bin/xhybrid, bin/xhybrid-conformance, bin/device_*_test and lib/, with lib/xhybrid/xhybrid_cuda.so and the stages. OUT
+# gets a log a part, and figures.tsv: a line a figure, name, value, unit and floor. Parts: device conformance identical waits exhausted
+# memcheck racecheck ops prefill decode align distill; all of them unless some are named. The first that fails ends it.
 set -euo pipefail
-(($# >= 2)) || { sed -n '2,5s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+(($# >= 2)) || { sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 build=$(realpath "$1") out=$2
 shift 2
 parts=("$@")
-((${#parts[@]})) || parts=(device conformance ops prefill decode align distill)
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+((${#parts[@]})) || parts=(device conformance identical waits exhausted memcheck racecheck ops prefill decode align distill)
 mkdir -p "$out"
+out=$(realpath "$out")
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+export XH_FIGURES=$out/figures.tsv
 plugin=$build/lib/xhybrid/xhybrid_cuda.so
 shapes=tests/bench/shapes
 student=(--window 512 --sinks 4 --feature-map hedgehog --features 64) # mLSTM heads of 128 x d
 
-bench() { "$build/bin/xhybrid" --device cuda bench --made-up-weights --dtype bf16 "${student[@]}" "$@"; }
+bench() {
+  "$build/bin/xhybrid" --device cuda bench --made-up-weights --dtype bf16 "${student[@]}" "$@" | tee "$out/bench"
+  awk -F'  +' -v shape="${1##*/}" '$2 ~ /^[0-9]+$/ { print shape ", " $1 "\t" $2 "\ttokens/s\t-" }' "$out/bench" >>"$XH_FIGURES"
+}
+
+# device_test NAME...: tests that the cpu backend passes everywhere, on the GPU.
+device_test() {
+  local place=$out/watched name
+  mkdir -p "$place"
+  cc -shared -fPIC -std=c99 -Iabi -o "$place/watched.so" tests/device/watched.c -ldl
+  for name in "$@"; do
+    XH_WATCHED=$plugin XH_WATCHED_PLUGINS=$place/watched.so:$build/lib/xhybrid XH_WATCHED_SOURCE=$PWD "$build/bin/device_${name}_test"
+  done
+}
 
 part_device() { nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader; }
 part_conformance() { "$build/bin/xhybrid-conformance" --vectors tests/vectors "$plugin" | tail -n 30; }
+part_identical() {
+  tests/bench/identical.sh "$build/bin/xhybrid" cuda "$out/identical"
+  rm -rf "$out/identical"
+}
+part_waits() { device_test waits; }
+part_exhausted() {
+  device_test exhausted
+  tests/bench/exhausted.sh "$build/bin/xhybrid" "$out/exhausted"
+  rm -rf "$out/exhausted"
+}
+part_memcheck() { tests/bench/sanitize.sh memcheck "$build" "$out/memcheck.logs" 240; }
+part_racecheck() { tests/bench/sanitize.sh racecheck "$build" "$out/racecheck.logs" 300; }
 part_ops() {
   local program
   program=$(mktemp)

@@ -7,6 +7,8 @@
 
 #include <functional>
 
+#include "tests/conformance/program/settings.h"
+
 namespace xh::test {
 
 // Bytes of the C library's heap in use, in all arenas. 0 under a sanitizer, which looks for leaks by itself.
@@ -18,13 +20,13 @@ inline int64_t HeapInUse() {
 // Fails where `cycle` keeps memory. A quarter of the smallest block a cycle is allowed: what is allocated once for all,
 // or waits in a cache of a thread, is less.
 inline void ExpectNoLeak(const char* what, const std::function<void()>& cycle) {
-  constexpr int kCycles = 1000;
+  const int cycles = TheSettings().quick ? 20 : 1000;
   constexpr double kAllowed = 8.0;
-  for (int i = 0; i < 50; ++i) cycle();
+  for (int i = 0; i < cycles / 20; ++i) cycle();
   const int64_t before = HeapInUse();
-  for (int i = 0; i < kCycles; ++i) cycle();
-  const double each = static_cast<double>(HeapInUse() - before) / kCycles;
-  if (each > kAllowed) ADD_FAILURE() << what << " leak: " << each << " bytes stay each time";
+  for (int i = 0; i < cycles; ++i) cycle();
+  const double each = static_cast<double>(HeapInUse() - before) / cycles;
+  if (each > kAllowed && !TheSettings().quick) ADD_FAILURE() << what << " leak: " << each << " bytes stay each time";
 }
 
 }  // namespace xh::test

@@ -31,6 +31,9 @@ constexpr char kHelp[] =
     "  --allow-unsupported[=OP,..] calls of these ops (of all) may be unsupported; they are counted all the same\n"
     "  --exact                     also asks for equal bits where the interface allows rounding: INFER and FORWARD,\n"
     "                              and any number of threads\n"
+    "  --quick                     opens and closes twenty times what it does a thousand times, and judges no leak: under\n"
+    "                              tools that slow it down\n"
+    "  --times                     names each test when it has ended, with its seconds\n"
     "  --help\n"
     "\n"
     "exit status: 0 the plugin conforms, 1 it does not, 2 it cannot be tested here (or wrong usage)\n"
@@ -74,6 +77,10 @@ bool ParseArguments(int argc, char** argv) {
       settings.all_gaps_allowed = true;
     } else if (argument == "--exact") {
       settings.exact = true;
+    } else if (argument == "--quick") {
+      settings.quick = true;
+    } else if (argument == "--times") {
+      settings.times = true;
     } else if (argument == "--list") {
       settings.list = true;
     } else if (argument.rfind("--", 0) == 0 || !settings.plugin_path.empty()) {

@@ -27,13 +27,17 @@ std::string Shown(const std::map<Coverage::Key, Coverage::Worst>& worst, const C
 
 void Report::Read(const std::string& line) {
   const auto [word, text] = Cut(line);
-  if (word == "start") running_ = text;
+  if (word == "start") {
+    running_ = text;
+    started_ = std::chrono::steady_clock::now();
+  }
   if (word == "done") finished_ = true;
   if (word == "coverage") coverage_.Add(Coverage::FromLine(text));
   if (word == "test") std::printf("%s\n", text.c_str());
   if (word != "pass" && word != "skip" && word != "fail") return;
   const auto [test, why] = Cut(text);
   done_.insert(test);
+  if (TheSettings().times) PrintTime(test);
   if (word == "fail") Fail(test, why);
   if (word == "pass") ++passed_;
   if (word == "skip") {
@@ -47,6 +51,12 @@ bool Report::Ended(const std::string& how) {
   done_.insert(running_);
   Fail(running_, "the plugin " + (how.empty() ? "ended the process (status 0)" : how));
   return false;
+}
+
+void Report::PrintTime(const std::string& test) const {
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - started_;
+  std::printf("ended %s %.2f s\n", test.c_str(), seconds.count());
+  std::fflush(stdout);  // whoever ends the program has what was done
 }
 
 void Report::Fail(const std::string& test, const std::string& why) {

@@ -2,6 +2,7 @@
 #ifndef XHYBRID_TESTS_CONFORMANCE_PROGRAM_REPORT_H_
 #define XHYBRID_TESTS_CONFORMANCE_PROGRAM_REPORT_H_
 
+#include <chrono>
 #include <set>
 #include <string>
 
@@ -24,6 +25,7 @@ class Report {
   bool Conclude(bool backend) const;
 
  private:
+  void PrintTime(const std::string& test) const;
   void Fail(const std::string& test, const std::string& why);
   void PrintOps() const;
   int64_t Gaps() const;
@@ -31,6 +33,7 @@ class Report {
   Coverage coverage_;
   std::set<std::string> done_;
   std::string running_;
+  std::chrono::steady_clock::time_point started_;  // running_
   bool finished_ = false;
   int passed_ = 0, failed_ = 0, skipped_ = 0;
 };
