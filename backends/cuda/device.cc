@@ -280,8 +280,8 @@ xh_error* StreamOpen(xh_device* device, void* native, xh_stream** out) {
     if (device == nullptr || out == nullptr) return Fail(XH_INVALID_ARGUMENT, "stream_open: an argument is NULL");
     if (xh_error* error = CheckAlive(device)) return error;
     const CurrentDevice current(device);
-    auto stream = std::make_unique<xh_stream>(
-        xh_stream{device, static_cast<gpuStream_t>(native), native == nullptr, nullptr, {}});
+    std::unique_ptr<xh_stream> stream(
+        new xh_stream{device, static_cast<gpuStream_t>(native), native == nullptr, nullptr, {}, {}});
     gpuError_t made = cudaSuccess;
     if (stream->owned) made = cudaStreamCreateWithFlags(&stream->native, cudaStreamNonBlocking);
     if (made == cudaSuccess) made = FaultCell::Make(device, &stream->faults);
@@ -354,7 +354,9 @@ xh_error* Synchronize(xh_stream* stream) {
     if (stream == nullptr) return Fail(XH_INVALID_ARGUMENT, "synchronize: stream is NULL");
     if (xh_error* error = CheckAlive(stream->device)) return error;
     const CurrentDevice current(stream->device);
+    const int64_t staged = stream->staging.used();
     if (xh_error* error = Check(stream->device, cudaStreamSynchronize(stream->native), "synchronize")) return error;
+    stream->staging.Done(staged);
     Fault first;
     if (xh_error* error = Check(stream->device, TakeFaults(stream, &first), "synchronize")) return error;
     return first.kind == FaultKind::kNone ? nullptr : FaultError(first);
@@ -369,8 +371,7 @@ xh_error* Copy(xh_stream* stream, void* to, const void* from, int64_t bytes) {
     if (to == nullptr || from == nullptr) return Fail(XH_INVALID_ARGUMENT, "copy: to or from is NULL");
     if (xh_error* error = CheckAlive(stream->device)) return error;
     const CurrentDevice current(stream->device);
-    return Check(stream->device,
-                 cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, stream->native),
+    return Check(stream->device, stream->staging.Copy(stream->native, to, from, bytes),
                  "copy of " + std::to_string(bytes) + " bytes");
   });
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backends/cuda/plan.h"
+#include "backends/cuda/staging.h"
 
 struct xh_device {
   int index;
@@ -53,6 +54,7 @@ struct xh_stream {
   std::shared_ptr<xh::gpu::FaultCell> faults;
   std::vector<std::shared_ptr<xh::gpu::FaultCell>>
       replayed;  // those of captures of other streams, since it was waited for
+  xh::gpu::Staging staging;
 };
 
 namespace xh::gpu {
