@@ -354,7 +354,7 @@ xh_error* Synchronize(xh_stream* stream) {
     if (stream == nullptr) return Fail(XH_INVALID_ARGUMENT, "synchronize: stream is NULL");
     if (xh_error* error = CheckAlive(stream->device)) return error;
     const CurrentDevice current(stream->device);
-    const int64_t staged = stream->staging.used();
+    const int64_t staged = stream->staging.copies();
     if (xh_error* error = Check(stream->device, cudaStreamSynchronize(stream->native), "synchronize")) return error;
     stream->staging.Done(staged);
     Fault first;

@@ -51,18 +51,19 @@ char* Staging::Place(int64_t bytes) {
   }
   if (none_ || used_ + bytes > kCapacity) return nullptr;
   char* const place = memory_ + used_;
+  ++copies_;
   used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
   return place;
 }
 
-int64_t Staging::used() {
+int64_t Staging::copies() {
   const std::lock_guard<std::mutex> guard(mutex_);
-  return used_;
+  return copies_;
 }
 
-void Staging::Done(int64_t used_before) {
+void Staging::Done(int64_t copies_before) {
   const std::lock_guard<std::mutex> guard(mutex_);
-  if (used_ == used_before) used_ = 0;
+  if (copies_ == copies_before) used_ = 0;
 }
 
 }  // namespace xh::gpu

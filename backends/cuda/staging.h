@@ -20,16 +20,17 @@ class Staging {
 
   // Queues a copy of any kind.
   gpuError_t Copy(gpuStream_t stream, void* to, const void* from, int64_t bytes);
-  // Bytes in use: asked before the stream is waited for, and told afterwards, as other threads may copy meanwhile.
-  int64_t used();
-  void Done(int64_t used_before);
+  // How many copies went through: asked before the stream is waited for, and told afterwards, as other threads may copy
+  // meanwhile.
+  int64_t copies();
+  void Done(int64_t copies_before);
 
  private:
   char* Place(int64_t bytes);
 
   std::mutex mutex_;
   char* memory_ = nullptr;
-  int64_t used_ = 0;
+  int64_t used_ = 0, copies_ = 0;
   bool none_ = false;  // there was no memory for it
 };
 

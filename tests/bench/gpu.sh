@@ -41,7 +41,7 @@ part_identical() {
 }
 part_waits() { device_test waits; }
 part_exhausted() {
-  device_test exhausted
+  XH_EXHAUSTED_ROUNDS=12 device_test exhausted
   tests/bench/exhausted.sh "$build/bin/xhybrid" "$out/exhausted"
   rm -rf "$out/exhausted"
 }

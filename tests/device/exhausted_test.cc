@@ -1,6 +1,7 @@
 // A device without memory: whatever needed some fails with XH_OUT_OF_MEMORY, and the same call works when there is
 // room.
 #include <gtest/gtest.h>
+#include <stdlib.h>
 
 #include <algorithm>
 
@@ -15,7 +16,12 @@ using faults::Take;
 using nlohmann::json;
 using watched::WatchedRuntime;
 
-constexpr int64_t kMostRounds = 60;
+// At most so many allocations fail, evenly spread over those there are.
+int64_t MostRounds() {
+  const char* const given = getenv("XH_EXHAUSTED_ROUNDS");
+  return given != nullptr ? atoll(given) : 60;
+}
+int64_t Stride(int64_t allocations) { return (allocations + MostRounds() - 1) / MostRounds(); }
 
 // A conversation whose calls are made again, each one until it works.
 class Talk {
@@ -96,8 +102,7 @@ class ExhaustedTest : public testing::Test {
 
 TEST_F(ExhaustedTest, EachAllocationOfATrainingRunMayFail) {
   ASSERT_GT(allocations_, 20);
-  const int64_t stride = (allocations_ + kMostRounds - 1) / kMostRounds;
-  for (int64_t n = 0; n < allocations_; n += stride) {
+  for (int64_t n = 0; n < allocations_; n += Stride(allocations_)) {
     SCOPED_TRACE("allocation " + std::to_string(n));
     const std::string output = "run" + std::to_string(n);
     runtime_.refuse(n);
@@ -115,8 +120,7 @@ TEST_F(ExhaustedTest, EachAllocationOfASessionMayFail) {
   ASSERT_EQ(undisturbed.All().message, "");
   const int64_t allocations = CountAllocations();
   ASSERT_GT(allocations, 5);
-  const int64_t stride = (allocations + kMostRounds - 1) / kMostRounds;
-  for (int64_t n = 0; n < allocations; n += stride) {
+  for (int64_t n = 0; n < allocations; n += Stride(allocations)) {
     SCOPED_TRACE("allocation " + std::to_string(n));
     Talk talk(&runtime_);
     runtime_.refuse(n);

@@ -63,7 +63,7 @@ class WaitsTest : public testing::Test {
     const char* pieces[2] = {};
     int64_t sizes[2] = {};
     runtime_.calls();
-    EXPECT_EQ(Take(xh_batch_next(batch_, tokens, pieces, sizes, finished)).message, "");
+    EXPECT_EQ(Take(xh_batch_next(batch_, tokens, pieces, sizes, finished, 2)).message, "");
     return runtime_.calls();
   }
 

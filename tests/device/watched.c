@@ -173,6 +173,7 @@ static void FillTable(void) {
   watched.wait = Wait;
   watched.synchronize = Synchronize;
   watched.copy = Copy;
+  if (!real->capture_begin) return; /* it cannot record */
   watched.capture_begin = Begin;
   watched.capture_end = End;
   watched.capture_replay = Replay;

@@ -60,6 +60,7 @@ nlohmann::json OneStage(const faults::Place& place, const std::string& output, c
   nlohmann::json recipe = faults::TrainingRecipe(place, output);
   recipe["teacher"] = Source("tests/vectors/teachers/hf_llama");
   recipe["stages"] = {{{"stage", stage}, {"steps", steps}, {"warmup", 1}}};
+  if (std::string(stage) == "distill") recipe["stages"][0]["top_k"] = 8;  // of 160 tokens
   recipe["save_every"] = 1000;
   return recipe;
 }
