@@ -178,6 +178,19 @@ MixerFloor FloorOf(const MixerShape& s, bool from_x) {
           3 * maps + 3.5 * attention + recurrence + tokens * h * (65 * (3 * n + 2 * d) + 8 * n * d) + 3 * products};
 }
 
+// Where the time of forward + backward goes: each op with its gradients, in milliseconds, one line.
+void PrintParts(Bench& bench, const std::vector<Bench::Call>& calls) {
+  std::printf("  of which (op, ms):");
+  for (const Bench::Call& call : calls) {
+    if (call.pass != XH_BACKWARD) continue;
+    Bench::Call backward = call;
+    backward.forward = 0;
+    const Bench::Timed both = bench.Time({calls[static_cast<size_t>(call.forward)], backward});
+    std::printf(" %d %.2f", call.op, both.median * 1e3);
+  }
+  std::printf("\n");
+}
+
 void TimeMixer(Bench& bench, const MixerShape& s) {
   for (const bool from_x : {false, true}) {
     char text[128];
@@ -189,8 +202,9 @@ void TimeMixer(Bench& bench, const MixerShape& s) {
     const MixerFloor floor = FloorOf(s, from_x);
     Mixer mixer(bench, s, from_x);
     Print(name + " forward", bench.Time(mixer.Forward(XH_INFER)), floor.bytes, floor.operations, bench);
-    Print(name + " forward + backward", bench.Time(mixer.ForwardAndBackward()), floor.backward_bytes,
-          floor.backward_operations, bench);
+    const std::vector<Bench::Call> both = mixer.ForwardAndBackward();
+    Print(name + " forward + backward", bench.Time(both), floor.backward_bytes, floor.backward_operations, bench);
+    PrintParts(bench, both);
     bench.Clear();
   }
 }

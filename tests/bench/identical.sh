@@ -21,7 +21,7 @@ train() {
 
 # Ends it hard once it has saved, and begins again.
 train_with_a_kill() {
-  train "$1" "$2" &
+  { train "$1" "$2" || exit 1; } 2>/dev/null & # the shell would tell of the kill
   local job=$! saved=("$out/$1-$2"/step-*.xhy)
   while [[ ! -e ${saved[0]} ]] && kill -0 "$job" 2>/dev/null; do
     sleep 0.02

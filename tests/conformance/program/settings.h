@@ -17,7 +17,7 @@ struct Settings {
   std::string filter = "*";  // patterns for "Suite.Test" separated by ':'
   bool list = false;
   bool exact = false;
-  bool quick = false;  // what is repeated to see leaks is repeated less, and they are not judged
+  bool quick = false;  // no code is run a second time only to compare, and no leak is judged
   bool times = false;
   bool all_gaps_allowed = false;
   std::set<std::string> allowed_gaps;  // names of ops
