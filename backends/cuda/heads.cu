@@ -42,23 +42,37 @@ struct MixArguments {
   HeadList mixed;  // for each head of h the head of x, or -1
 };
 
+// A block a token, whose rows lie side by side; a thread has kEach packs on their way at once.
 template <class T, int N>
-struct MixBody {
-  MixArguments<T> a;
-  __device__ void operator()(int64_t row, int column) const {
-    const int64_t head = a.rows.Head(row), mixed = a.mixed.heads[head];
-    float value[N];
-    LoadPack<T, N>(a.rows.At(a.y, row, head) + column, value);
-    if (mixed >= 0) {
-      const float o = *a.rows.At(a.o, row, mixed);
-      float other[N];
-      LoadPack<T, N>(a.rows.At(a.x, row, mixed) + column, other);
+__global__ void __launch_bounds__(kRowThreads) MixForward(const MixArguments<T> a, uint32_t packs, uint32_t items) {
+  constexpr int kEach = 2;
+  LetNextBegin();
+  WaitForEarlier();
+  const uint32_t token = blockIdx.x, tokens = static_cast<uint32_t>(a.rows.tokens);
+  const int64_t b = token / tokens, t = token % tokens;
+  for (uint32_t first = threadIdx.x; first < items; first += kEach * kRowThreads) {
+    float o[kEach] = {}, x[kEach][N] = {}, y[kEach][N];
 #pragma unroll
-      for (int i = 0; i < N; ++i) value[i] = o * other[i] + (1.0f - o) * value[i];
+    for (int i = 0; i < kEach; ++i) {
+      const uint32_t item = first + i * kRowThreads;
+      if (item >= items) break;
+      const int64_t head = item / packs, mixed = a.mixed.heads[head];
+      const uint32_t column = item % packs * N;
+      LoadPack<T, N>(a.y.At(b, head, t) + column, y[i]);
+      if (mixed < 0) continue;  // o is 0
+      LoadPack<T, N>(a.x.At(b, mixed, t) + column, x[i]);
+      o[i] = *a.o.At(b, mixed, t);
     }
-    StorePack<T, N>(a.rows.At(a.h, row, head) + column, value);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const uint32_t item = first + i * kRowThreads;
+      if (item >= items) break;
+#pragma unroll
+      for (int c = 0; c < N; ++c) y[i][c] = o[i] * x[i][c] + (1.0f - o[i]) * y[i][c];
+      StorePack<T, N>(a.h.At(b, item / packs, t) + item % packs * N, y[i]);
+    }
   }
-};
+}
 
 // A warp a row: dx = o dh, dy = (1 - o) dh, do = sum over d of dh (x - y).
 template <class T, int N>
@@ -118,8 +132,7 @@ class MixPlan final : public Plan {
     if (!backward_) {
       a.h = ViewOf<T>(args[kH]);
       packs = packs && MovesInPacks(args[kH]);
-      packs ? ForPacks<kPack<T>>(launch, rows_, d_, MixBody<T, kPack<T>>{a})
-            : ForPacks<1>(launch, rows_, d_, MixBody<T, 1>{a});
+      packs ? Forward<kPack<T>>(launch, a) : Forward<1>(launch, a);
       return;
     }
     a.dh = ViewOf<const T>(args[kDh]);
@@ -133,6 +146,12 @@ class MixPlan final : public Plan {
  private:
   enum { kO, kX, kY, kH, kDh, kDo, kDx, kDy };
 
+  template <int N>
+  void Forward(const Launch& launch, const MixArguments<T>& a) const {
+    const int64_t packs = d_ / N;
+    LaunchEarly(launch, MixForward<T, N>, Blocks(rows_, a.rows.heads), kRowThreads, 0, a, static_cast<uint32_t>(packs),
+                static_cast<uint32_t>(packs * a.rows.heads));
+  }
   template <int N>
   void Backward(const Launch& launch, const MixArguments<T>& a) const {
     MixBackward<T, N>

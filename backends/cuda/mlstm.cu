@@ -7,7 +7,11 @@ namespace {
 
 std::unique_ptr<Plan> MakePlan(const mlstm::Shape& shape, const Request& request) {
   if (request.pass == XH_INFER && shape.tokens == 1 && !shape.documents && shape.features <= mlstm::kMostStepFeatures) {
-    return mlstm::MakeMlstmStep(shape, request);
+    std::unique_ptr<Plan> step = mlstm::MakeMlstmStep(shape, request);
+#ifdef XH_SM90
+    step = mlstm::MakeMlstmStepSm90(shape, request, std::move(step));
+#endif
+    return step;
   }
 #ifdef XH_SM90
   if (std::unique_ptr<Plan> plan = mlstm::MakeMlstmSm90(shape, request)) return plan;

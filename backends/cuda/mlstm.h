@@ -34,6 +34,8 @@ std::unique_ptr<Plan> MakeMlstmPlainBackward(const Shape& shape, const Request& 
 // One token without `start`, INFER, at most kMostStepFeatures; with or without a state before and after.
 inline constexpr int64_t kMostStepFeatures = 2048;
 std::unique_ptr<Plan> MakeMlstmStep(const Shape& shape, const Request& request);
+// The same for many heads whose state comes and goes; `plain` where that does not apply. In builds with XH_SM90 only.
+std::unique_ptr<Plan> MakeMlstmStepSm90(const Shape& shape, const Request& request, std::unique_ptr<Plan> plain);
 
 }  // namespace xh::gpu::mlstm
 

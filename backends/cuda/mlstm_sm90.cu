@@ -20,7 +20,9 @@ __global__ void __launch_bounds__(kScanThreads)
   }
   for (int64_t i = 0; i < states.segments; ++i) {
     float* const state = states.At(pair, backwards ? states.segments - 1 - i : i);
-    const float added = state[at], decay = state[n * d + n];
+    const bool last = i + 1 == states.segments;  // nobody asks what it adds
+    const float added = last ? 0.0f : state[at], decay = last ? 0.0f : state[n * d + n];
+    __syncthreads();
     state[at] = current;
     current = (decay == 0.0f ? 0.0f : decay * current) + added;
   }

@@ -25,6 +25,20 @@ struct alignas(16) ChunkWeights {
   float decay;          // of the state over the chunk
 };
 
+// What every row of a chunk's h is multiplied by.
+struct alignas(16) RowFactors {
+  float carry[kChunk];    // of q times the state before the chunk
+  float inverse[kChunk];  // of all
+  float decay;            // of the state over the chunk
+};
+
+// 2^x, without the care that the library takes of subnormal results.
+__device__ inline float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 // Makes the weights of a chunk, a thread a token. What is read from global memory is asked for by the constructor, so
 // that it is under way while another chunk is worked on.
 class PendingWeights {
@@ -89,6 +103,23 @@ __device__ inline void StoreStateTile(const float (&state)[kBlocks][32], char* t
       *reinterpret_cast<uint32_t*>(tile + sm90::TileOffset(block * 64 + row + 8, 8 * j + pair)) =
           sm90::PackPair(d[2], d[3]);
     }
+  }
+}
+
+// Accumulators [64][64] (the first 32 of d) as bf16 into a tile of one block, by a warpgroup; `to` is Tile16 of it.
+__device__ inline uint32_t Tile16(const char* tile) {
+  const int thread = threadIdx.x % sm90::kWarpgroup, row = thread / 32 * 16 + thread % 16;
+  return sm90::SharedAddress(tile) + sm90::TileOffset(row, thread % 32 / 16 * 8);
+}
+template <int kCount>
+__device__ inline void StoreTile16(const float (&d)[kCount], uint32_t to) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {  // 16 columns each: pieces 2 k and 2 k + 1, whose places differ from the first by XOR
+    const float* const from = d + 8 * k;
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to ^ (k << 5)),
+                 "r"(sm90::PackPair(from[0], from[1])), "r"(sm90::PackPair(from[2], from[3])),
+                 "r"(sm90::PackPair(from[4], from[5])), "r"(sm90::PackPair(from[6], from[7]))
+                 : "memory");
   }
 }
 

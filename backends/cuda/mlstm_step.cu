@@ -1,7 +1,7 @@
 // One token of the mLSTM recurrence. The state is read and written once; all else is small. A block owns a head whole:
 // then z and m, which every column needs and which may change in place, are read and written by one block alone. Small
 // batches get large blocks, so that a block has its head's whole matrix in flight at n = d = 128.
-#include "backends/cuda/mlstm_gates.cuh"
+#include "backends/cuda/mlstm_step.cuh"
 
 namespace xh::gpu::mlstm {
 namespace {
@@ -50,20 +50,6 @@ __device__ void StoreOnce(float* to, const Pack<float, kWidth>& x) {
     __stcs(to, x.value[0]);
   }
 #endif
-}
-
-struct TokenGates {
-  float decay, keep, floor, m;
-};
-// In double: the state would gather what float loses token by token.
-__device__ TokenGates FindGates(float i, float f, double m) {
-  const double forget = fmin(static_cast<double>(f), 0.0) - log1p(exp(-fabs(static_cast<double>(f))));
-  const double carried = forget + m, in = static_cast<double>(i);
-  double most = carried > in || carried != carried ? carried : in;  // NaN wins
-  if (most < static_cast<double>(kNone)) most = static_cast<double>(kNone);
-  const float after = static_cast<float>(most);  // the stabiliser that is given out
-  const double used = static_cast<double>(after);
-  return {expf(static_cast<float>(carried - used)), expf(static_cast<float>(in - used)), expf(-after), after};
 }
 
 // Rows row, row + groups, ... of one column pack; zero outside.

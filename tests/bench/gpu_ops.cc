@@ -192,6 +192,15 @@ void TimeHeadOps(Bench& bench, int64_t b, int64_t t, int64_t h, int64_t kv, int6
         head * static_cast<double>(h + 2 * kv), 0, bench);
   Print("head ops: mix", bench.Time({{XH_OP_MIX, XH_INFER, "", {o, q, x, y}}}), 3 * head * static_cast<double>(h), 0,
         bench);
+  // BACKWARD alone: what FORWARD saves is empty.
+  const std::vector<xh_tensor> gate = {q, k, v, bench.Tensor(XH_F32, {h, 3 * d}, 0.02f), bench.Tensor(XH_F32, {h}, 0, -2),
+                                       o};
+  Print("head ops: gate backward",
+        bench.Time({{XH_OP_HEAD_GATE, XH_BACKWARD, "", WithGradients(bench, gate, 5, 1, 5)}}),
+        2 * head * static_cast<double>(h + 2 * kv), 0, bench);
+  const std::vector<xh_tensor> mix = {o, q, x, y};
+  Print("head ops: mix backward", bench.Time({{XH_OP_MIX, XH_BACKWARD, "", WithGradients(bench, mix, 3, 1, 3)}}),
+        5 * head * static_cast<double>(h), 0, bench);
   bench.Clear();
 }
 

@@ -1,0 +1,241 @@
+// One token of the mLSTM recurrence for many heads, on Hopper: the state streams through shared memory by bulk copies, in
+// place, so that each multiprocessor always has two heads on their way in and one on its way out. A block goes through
+// heads; one barrier a head.
+#include "backends/cuda/mlstm_step.cuh"
+#include "backends/cuda/sm90.cuh"
+
+namespace xh::gpu::mlstm {
+namespace {
+
+using namespace sm90;
+
+constexpr int kStreamThreads = 256, kSlots = 3, kMostFloats = 128 * 128;  // of a head's matrix
+constexpr int kWarps = kStreamThreads / 32;
+
+template <class T>
+struct StreamArguments {
+  View<const T> q, k, v;
+  View<const float> i, f, s, z, m;
+  View<T> h;
+  View<float> s_out, z_out, m_out;
+  int pairs, heads, group, features, columns;
+  float scale;
+  bool floored;
+};
+
+struct StreamShared {
+  float slots[kSlots][kMostFloats];
+  float sums[2][kStreamThreads * 4];  // h before the division, a part a group of rows
+  float2 qk[2][kStreamThreads];       // q times scale, k
+  float values[2][kStreamThreads];
+  float dots[2][kWarps];              // parts of q.z
+  TokenGates gates[2];
+  uint64_t loaded[kSlots];
+};
+
+// What a thread fetches of a head before it is its turn: an entry of each vector, and the last warp the gates.
+template <class T>
+struct NextHead {
+  float q = 0.0f, k = 0.0f, v = 0.0f, z = 0.0f, i = 0.0f, f = 0.0f, m = 0.0f;
+
+  __device__ void Fetch(const StreamArguments<T>& a, int pair) {
+    const int b = pair / a.heads, head = pair % a.heads, thread = static_cast<int>(threadIdx.x);
+    if (thread < a.features) {
+      q = a.scale * ToFloat(a.q.At(b, head)[thread]);
+      k = ToFloat(a.k.At(b, head)[thread]);
+      z = a.z.At(b, head)[thread];
+    }
+    if (thread < a.columns) v = ToFloat(a.v.At(b, head / a.group)[thread]);
+    if (thread == kStreamThreads - 1) {
+      i = *a.i.At(b, head);
+      f = *a.f.At(b, head);
+      m = *a.m.At(b, head);
+    }
+  }
+  __device__ void Store(const StreamArguments<T>& a, int pair, int parity, StreamShared* shared) const {
+    const int thread = static_cast<int>(threadIdx.x);
+    shared->qk[parity][thread] = make_float2(q, k);
+    shared->values[parity][thread] = v;
+    if (thread == kStreamThreads - 1) {
+      const TokenGates gates = FindGates(i, f, static_cast<double>(m));
+      shared->gates[parity] = gates;
+      if (a.m_out.present()) *a.m_out.At(pair / a.heads, pair % a.heads) = gates.m;
+    }
+  }
+};
+
+template <class T>
+__device__ inline void LoadMatrix(const StreamArguments<T>& a, int pair, int slot, StreamShared* shared) {
+  const uint32_t bytes = static_cast<uint32_t>(a.features * a.columns) * 4;
+  BarrierExpect(&shared->loaded[slot], bytes);
+  LoadBytes(shared->slots[slot], a.s.At(pair / a.heads, pair % a.heads), bytes, &shared->loaded[slot]);
+}
+
+// z of this token, and this warp's part of q.z.
+template <class T>
+__device__ inline void StepVector(const StreamArguments<T>& a, int pair, int parity, float z_before,
+                                  const TokenGates& gates, StreamShared* shared) {
+  const int thread = static_cast<int>(threadIdx.x);
+  const float2 qk = shared->qk[parity][thread];
+  const float z = fmaf(gates.decay, z_before, gates.keep * qk.y);
+  if (thread < a.features) a.z_out.At(pair / a.heads, pair % a.heads)[thread] = z;
+  const float dot = WarpSum(thread < a.features ? qk.x * z : 0.0f);
+  if (thread % 32 == 0) shared->dots[parity][thread / 32] = dot;
+}
+
+// The matrix in its slot; 4 columns a thread, rows group, group + groups, ...
+template <class T>
+__device__ inline void StepMatrix(const StreamArguments<T>& a, int slot, int parity, const TokenGates& gates,
+                                  StreamShared* shared) {
+  const int lanes = a.columns / 4, lane = static_cast<int>(threadIdx.x) % lanes;
+  const int group = static_cast<int>(threadIdx.x) / lanes, groups = kStreamThreads / lanes;
+  const float4 v = reinterpret_cast<const float4*>(shared->values[parity])[lane];
+  const float in[4] = {gates.keep * v.x, gates.keep * v.y, gates.keep * v.z, gates.keep * v.w};
+  float4* const matrix = reinterpret_cast<float4*>(shared->slots[slot]) + lane;
+  float4 total = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 8
+  for (int row = group; row < a.features; row += groups) {
+    const float2 qk = shared->qk[parity][row];
+    float4 state = matrix[row * lanes];
+    state.x = fmaf(gates.decay, state.x, qk.y * in[0]);
+    state.y = fmaf(gates.decay, state.y, qk.y * in[1]);
+    state.z = fmaf(gates.decay, state.z, qk.y * in[2]);
+    state.w = fmaf(gates.decay, state.w, qk.y * in[3]);
+    total.x = fmaf(qk.x, state.x, total.x);
+    total.y = fmaf(qk.x, state.y, total.y);
+    total.z = fmaf(qk.x, state.z, total.z);
+    total.w = fmaf(qk.x, state.w, total.w);
+    matrix[row * lanes] = state;
+  }
+  reinterpret_cast<float4*>(shared->sums[parity])[threadIdx.x] = total;
+}
+
+template <class T>
+__device__ inline void WriteOut(const StreamArguments<T>& a, int pair, int parity, const TokenGates& gates,
+                                const StreamShared& shared) {
+  const int column = static_cast<int>(threadIdx.x);
+  if (column >= a.columns) return;
+  float dot = 0.0f, sum = 0.0f;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) dot += shared.dots[parity][w];
+  for (int at = column; at < kStreamThreads * 4; at += a.columns) sum += shared.sums[parity][at];
+  float divisor = dot;
+  if (a.floored) divisor = fabsf(dot) < gates.floor ? gates.floor : fabsf(dot);  // NaN stays
+  a.h.At(pair / a.heads, pair % a.heads)[column] = FromFloat<T>(sum / divisor);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kStreamThreads, 1) StepStream(const __grid_constant__ StreamArguments<T> a) {
+  extern __shared__ char unaligned[];
+  StreamShared& shared = *reinterpret_cast<StreamShared*>(unaligned + (128 - SharedAddress(unaligned) % 128) % 128);
+  const int blocks = static_cast<int>(gridDim.x), first = static_cast<int>(blockIdx.x);
+  const int count = (a.pairs - first + blocks - 1) / blocks;
+  if (threadIdx.x == 0) {
+    for (int slot = 0; slot < kSlots; ++slot) BarrierInit(&shared.loaded[slot], 1);
+    BarrierInitFence();
+    for (int i = 0; i < kSlots - 1 && i < count; ++i) LoadMatrix(a, first + i * blocks, i, &shared);
+  }
+  NextHead<T> next;
+  next.Fetch(a, first);
+  next.Store(a, first, 0, &shared);
+  __syncthreads();
+  for (int index = 0; index < count; ++index) {
+    const int pair = first + index * blocks, slot = index % kSlots, parity = index % 2;
+    const bool more = index + 1 < count;
+    const float z_before = next.z;
+    if (more) next.Fetch(a, pair + blocks);
+    const TokenGates gates = shared.gates[parity];
+    StepVector(a, pair, parity, z_before, gates, &shared);
+    BarrierWait(&shared.loaded[slot], index / kSlots % 2);
+    StepMatrix(a, slot, parity, gates, &shared);
+    if (more) next.Store(a, pair + blocks, 1 - parity, &shared);
+    FenceForAsync();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      StoreBytes(a.s_out.At(pair / a.heads, pair % a.heads), shared.slots[slot],
+                 static_cast<uint32_t>(a.features * a.columns) * 4);
+      StoreCommit();
+      if (index + kSlots - 1 < count) {
+        StoreWaitRead<1>();  // the head before has left its slot
+        LoadMatrix(a, pair + (kSlots - 1) * blocks, (index + kSlots - 1) % kSlots, &shared);
+      }
+    }
+    WriteOut(a, pair, parity, gates, shared);
+  }
+  if (threadIdx.x == 0) StoreWait();
+}
+
+class StreamPlan final : public Plan {
+ public:
+  StreamPlan(const Shape& shape, const Facts& facts, std::unique_ptr<Plan> plain)
+      : s_(shape), multiprocessors_(facts.multiprocessors), plain_(std::move(plain)) {
+    workspace_bytes = plain_->workspace_bytes;
+    implementation = "streamed recurrence";
+  }
+
+  void Run(const Launch& launch) const override {
+    const auto aligned = [&](int slot) { return reinterpret_cast<uintptr_t>(launch.args[slot].data) % 16 == 0; };
+    if (!aligned(kS) || !aligned(kSOut)) return plain_->Run(launch);
+    WithType(s_.dtype, [&](auto type) { Start<decltype(type)>(launch); });
+  }
+
+ private:
+  template <class T>
+  void Start(const Launch& launch) const {
+    const xh_tensor* const args = launch.args;
+    const StreamArguments<T> a = {ViewOf<const T>(args[kQ]),
+                                  ViewOf<const T>(args[kK]),
+                                  ViewOf<const T>(args[kV]),
+                                  ViewOf<const float>(args[kI]),
+                                  ViewOf<const float>(args[kF]),
+                                  ViewOf<const float>(args[kS]),
+                                  ViewOf<const float>(args[kZ]),
+                                  ViewOf<const float>(args[kM]),
+                                  ViewOf<T>(args[kH]),
+                                  ViewOf<float>(args[kSOut]),
+                                  ViewOf<float>(args[kZOut]),
+                                  ViewOf<float>(args[kMOut]),
+                                  static_cast<int>(s_.pairs()),
+                                  static_cast<int>(s_.heads),
+                                  static_cast<int>(s_.group()),
+                                  static_cast<int>(s_.features),
+                                  static_cast<int>(s_.columns),
+                                  s_.scale,
+                                  s_.floored};
+    const unsigned blocks = static_cast<unsigned>(std::min<int64_t>(s_.pairs(), multiprocessors_));
+    StepStream<T><<<blocks, kStreamThreads, sizeof(StreamShared) + 128, launch.stream>>>(a);
+  }
+
+  Shape s_;
+  int multiprocessors_;
+  std::unique_ptr<Plan> plain_;
+};
+
+// A head's matrix is one stretch of memory that the copy engine takes.
+bool IsWhole(const xh_tensor& state, const Shape& s) {
+  return state.dtype == XH_F32 && state.stride[2] == s.columns && state.stride[0] % 4 == 0 && state.stride[1] % 4 == 0;
+}
+
+}  // namespace
+
+std::unique_ptr<Plan> MakeMlstmStepSm90(const Shape& s, const Request& request, std::unique_ptr<Plan> plain) {
+  const bool sizes = (s.columns == 64 || s.columns == 128 || s.columns == 256) && s.features <= kStreamThreads &&
+                     s.features * s.columns <= kMostFloats;
+  // Fewer heads are no stream: a block would wait for its first.
+  const bool many = s.pairs() >= 4 * request.facts->multiprocessors && s.pairs() <= 1 << 30;
+  if (!request.facts->wgmma || !sizes || !many) return plain;
+  for (const int slot : {kS, kZ, kM, kSOut, kZOut, kMOut}) {
+    if (!Present(request.args[slot])) return plain;
+  }
+  if (!IsWhole(request.args[kS], s) || !IsWhole(request.args[kSOut], s)) return plain;
+  for (auto kernel : {reinterpret_cast<const void*>(StepStream<bf16>), reinterpret_cast<const void*>(StepStream<float>)}) {
+    constexpr int kBytes = sizeof(StreamShared) + 128;
+    if (kBytes > request.facts->shared_bytes ||
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes) != cudaSuccess) {
+      return plain;
+    }
+  }
+  return std::make_unique<StreamPlan>(s, *request.facts, std::move(plain));
+}
+
+}  // namespace xh::gpu::mlstm
