@@ -2,7 +2,7 @@
 // v' = [v, 1] and dh' = [dh, -(dh . h)] / N, the mLSTM is a linear attention without normaliser:
 //   E = (dh' v'^T) o D,  P = (q k^T) o D,  dv = P^T dh',  dq = E k,  dk = E^T q   inside a chunk, and through the state
 //   dq += carry dh' S'^T,  dk += keep v' dS'^T,  dv += keep k dS,  dS' before the chunk = decay dS' + (carry q)^T dh'.
-// The products inside a chunk are made transposed, [s][t], so that P^T and E^T are operands in registers.
+// The products inside a chunk are made transposed, [s][t]. Of two warpgroups one makes P^T and the other E^T, for both.
 // Bytes of device memory: q, k, v, dh and the saved states are read once, dh and h once more for the row sums; dq, dk
 // and dv are written once.
 #include "backends/cuda/mlstm_backward_around_sm90.cuh"
@@ -14,7 +14,7 @@ namespace {
 struct alignas(16) BackwardWeights {
   float x[kChunk], most[kChunk];  // times log2(e)
   float keep[kChunk];
-  float inverse[kChunk];       // 1 / N
+  float inverse[kChunk];       // 1 / N; both make room for di when P and E are there
   float delta[kChunk];         // (dh . h) / N
   float state_weight[kChunk];  // carry / N
   float state_delta[kChunk];   // carry (dh . h) / N
@@ -32,13 +32,12 @@ struct BackwardLayout {
   static constexpr int kState = kStages * kStage;
   static constexpr int kGradient = kState + kGroups * kN * 128;  // of the state after the chunk
   static constexpr int kWeighted = kGradient + kGroups * kN * 128;
-  static constexpr int kE = kWeighted + kGroups * kBlock;
-  static constexpr int kWeights = kE + kBlock;
-  static constexpr int kZ = kWeights + 2 * static_cast<int>(sizeof(BackwardWeights));
+  static constexpr int kInside = kWeighted + kGroups * kBlock;  // P^T, then E^T
+  static constexpr int kWeights = kInside + 2 * kBlock;
+  static constexpr int kZ = kWeights + static_cast<int>(sizeof(BackwardWeights));
   static constexpr int kDz = kZ + kN * 4;
-  static constexpr int kDi = kDz + kN * 4;
-  static constexpr int kBarriers = kDi + kGroups * kChunk * 4;
-  static constexpr int kBytes = kBarriers + 24 + 1024;
+  static constexpr int kBarriers = kDz + kN * 4;
+  static constexpr int kBytes = kBarriers + 24;  // nearly all there is at 128 x 128: no room to round the start up
 };
 
 class PendingBackward {
@@ -72,18 +71,35 @@ class PendingBackward {
   int first_;
 };
 
-// Rows [64][64] of packed accumulators as a tile of one block.
-__device__ inline void StoreTile(const uint32_t (&words)[16], int row, int pair_column, char* tile) {
+// Accumulators [s][t] of k q^T or v dh^T to P^T (no `delta`) or E^T: times the weights, less delta of each t.
+template <bool kDocuments>
+__device__ inline void WeighInside(float (&d)[32], const BackwardWeights& w, float scale, bool is_e) {
+  const int thread = threadIdx.x % kWarpgroup, row = thread / 32 * 16 + thread % 32 / 4, pair_column = thread % 4 * 2;
+  const float x[2] = {w.x[row], w.x[row + 8]};
 #pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    *reinterpret_cast<uint32_t*>(tile + TileOffset(row + i % 2 * 8, i / 2 * 8 + pair_column)) = words[i];
+  for (int j = 0; j < 8; ++j) {
+    float* const at = d + 4 * j;
+    if (8 * j + 7 < row / 16 * 16) {  // no row of this warp is seen by them
+      at[0] = at[1] = at[2] = at[3] = 0.0f;
+      continue;
+    }
+    const int column = 8 * j + pair_column;
+    const float2 most = *reinterpret_cast<const float2*>(&w.most[column]);
+    const float2 inverse = *reinterpret_cast<const float2*>(&w.inverse[column]);
+    float2 delta = *reinterpret_cast<const float2*>(&w.delta[column]);
+    if (!is_e) delta = {0.0f, 0.0f};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int s = row + 8 * half;
+      const auto weighted = [&](float value, int t, float most_t) {
+        const bool visible = s <= t && (!kDocuments || s >= w.first[t]);
+        const float weight = visible ? scale * Exp2(x[half] - most_t) : 0.0f;
+        return weight == 0.0f ? 0.0f : weight * value;
+      };
+      at[2 * half] = weighted(at[2 * half] * inverse.x - delta.x, column, most.x);
+      at[2 * half + 1] = weighted(at[2 * half + 1] * inverse.y - delta.y, column + 1, most.y);
+    }
   }
-}
-__device__ inline void StoreTile(const float (&d)[32], int row, int pair_column, char* tile) {
-  uint32_t words[16];
-#pragma unroll
-  for (int i = 0; i < 16; ++i) words[i] = PackPair(d[2 * i], d[2 * i + 1]);
-  StoreTile(words, row, pair_column, tile);
 }
 
 // kOutputs 0: only the gradient of the state before a segment, whose gradient after it was 0.
@@ -97,18 +113,19 @@ __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
   constexpr int kBlocks = kN / 64, kGroups = Layout::kGroups, kBlock = Layout::kBlock, kStages = Layout::kStages;
   constexpr int kParts = kBlocks / kGroups > 0 ? kBlocks / kGroups : 1;  // blocks of 64 features of a warpgroup
   constexpr int kStateBlock = kN * 128;
-  extern __shared__ char unaligned[];
-  char* const shared = unaligned + (1024 - SharedAddress(unaligned) % 1024) % 1024;
+  extern __shared__ __align__(1024) char shared[];
   uint64_t* const loaded = reinterpret_cast<uint64_t*>(shared + Layout::kBarriers);
   uint64_t* const state_loaded = loaded + 2;
   float* const z = reinterpret_cast<float*>(shared + Layout::kZ);
   float* const dz = reinterpret_cast<float*>(shared + Layout::kDz);
-  float* const di = reinterpret_cast<float*>(shared + Layout::kDi);
-  const auto weights = [&](int64_t i) { return reinterpret_cast<BackwardWeights*>(shared + Layout::kWeights) + i % 2; };
+  BackwardWeights& w = *reinterpret_cast<BackwardWeights*>(shared + Layout::kWeights);
+  float* const di = w.inverse;
   char *const state_tiles = shared + Layout::kState, *const gradient_tiles = shared + Layout::kGradient;
-  char *const weighted = shared + Layout::kWeighted, *const e_tile = shared + Layout::kE;
+  char *const weighted = shared + Layout::kWeighted;
+  char *const p_tile = shared + Layout::kInside, *const e_tile = p_tile + kBlock;
 
-  const int64_t segment = blockIdx.x / a.pairs, pair = blockIdx.x % a.pairs;
+  // Nothing comes before the first segment, so nobody asks for the gradient that leaves it.
+  const int64_t segment = blockIdx.x / a.pairs + (kOutputs ? 0 : 1), pair = blockIdx.x % a.pairs;
   const int b = static_cast<int>(pair / a.heads), head = static_cast<int>(pair % a.heads), kv_head = head / a.group;
   const int64_t first_chunk = a.segments.First(segment), end_chunk = a.segments.End(segment, a.gates.chunks);
   const int64_t count = end_chunk - first_chunk;
@@ -146,7 +163,7 @@ __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
   LoadState<kBlocks>(after, group * 64, gradient);
   for (int i = thread; i < kN; i += Layout::kThreads) dz[i] = after.vector == nullptr ? 0.0f : after.vector[i];
   if (kOutputs) StoreStateTile<kBlocks>(gradient, gradient_tiles + group * kStateBlock);
-  if (thread < kChunk) PendingBackward(a, pair, end_chunk - 1, thread).Store(a.scale, weights(0));
+  if (thread < kChunk) PendingBackward(a, pair, end_chunk - 1, thread).Store(a.scale, &w);
   FenceForAsync();
   __syncthreads();
   if (thread == 0) {
@@ -166,26 +183,16 @@ __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
     }
     const PendingBackward next(a, pair, more ? chunk - 1 : chunk, thread % kChunk);
     if (kOutputs && thread < kN) z[thread] = a.vectors[(pair * a.gates.chunks + chunk) * kN + thread];
-    const BackwardWeights& w = *weights(i);
     char* const q_tile = shared + stage * Layout::kStage;
     char *const k_tile = q_tile + Layout::kK, *const v_tile = q_tile + Layout::kV, *const g_tile = q_tile + Layout::kG;
     BarrierWait(&loaded[stage], static_cast<uint32_t>(i / kStages % 2));
     if (kOutputs) BarrierWait(state_loaded, static_cast<uint32_t>(i % 2));
 
     float dk[kParts][32] = {}, dv[32] = {};
-    uint32_t p_words[4][4], e_words[4][4], dq_words[kParts][16];
+    uint32_t dq_words[kParts][16];
     float dq[kParts][32] = {};
     if constexpr (kOutputs) {
-      float scores[32] = {}, products[32] = {};  // [s][t]: k q^T and v dh^T
       ProductFence();
-#pragma unroll
-      for (int k = 0; k < kN; k += 16) {
-        Product<64>::Shared<0, 0>(scores, RowOperand(k_tile, kBlock, 0, k), RowOperand(q_tile, kBlock, 0, k), k > 0);
-      }
-#pragma unroll
-      for (int k = 0; k < kD; k += 16) {
-        Product<64>::Shared<0, 0>(products, RowOperand(v_tile, kBlock, 0, k), RowOperand(g_tile, kBlock, 0, k), k > 0);
-      }
 #pragma unroll
       for (int c = 0; c < kParts; ++c) {
 #pragma unroll
@@ -194,43 +201,29 @@ __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
                                     RowOperand(state_tiles, kStateBlock, 64 * (part + c), k), k > 0);
         }
       }
-      ProductCommit();
-      ScaleRows(g_tile + group * kBlock, w.state_weight, weighted + group * kBlock);
-      if (more && thread < kChunk) next.Store(a.scale, weights(i + 1));
-      ProductWait<0>();
-      Hold(scores);
-      Hold(products);
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int s = row + 8 * half;
-        const float x = w.x[s];
+      for (int which = 0; which < 2 / kGroups; ++which) {
+        const bool is_e = kGroups == 1 ? which == 1 : group == 1;
+        float inside[32] = {};
+        Hold(inside);
+        ProductFence();
 #pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          const int column = 8 * j + pair_column;
-          const float2 most = *reinterpret_cast<const float2*>(&w.most[column]);
-          const float2 inverse = *reinterpret_cast<const float2*>(&w.inverse[column]);
-          const float2 delta = *reinterpret_cast<const float2*>(&w.delta[column]);
-          const auto weight = [&](int t, float most_t) {
-            const bool visible = s <= t && (!kDocuments || s >= w.first[t]);
-            return visible ? a.scale * exp2f(x - most_t) : 0.0f;
-          };
-          const float at_0 = weight(column, most.x), at_1 = weight(column + 1, most.y);
-          const float *const score = scores + 4 * j + 2 * half, *const product = products + 4 * j + 2 * half;
-          const auto times = [](float weight, float value) { return weight == 0.0f ? 0.0f : weight * value; };
-          const uint32_t p = PackPair(times(at_0, score[0] * inverse.x), times(at_1, score[1] * inverse.y));
-          const uint32_t e =
-              PackPair(times(at_0, product[0] * inverse.x - delta.x), times(at_1, product[1] * inverse.y - delta.y));
-          p_words[j / 2][j % 2 * 2 + half] = p;
-          e_words[j / 2][j % 2 * 2 + half] = e;
-          if (j * kGroups / 8 == group) *reinterpret_cast<uint32_t*>(e_tile + TileOffset(s, column)) = e;
+        for (int k = 0; k < (kGroups == 1 && which == 1 ? kD : kN); k += 16) {
+          Product<64>::Shared<0, 0>(inside, RowOperand(is_e ? v_tile : k_tile, kBlock, 0, k),
+                                    RowOperand(is_e ? g_tile : q_tile, kBlock, 0, k), k > 0);
         }
+        ProductCommit();
+        if (which == 0) ScaleRows(g_tile + group * kBlock, w.state_weight, weighted + group * kBlock);
+        ProductWait<0>();
+        Hold(inside);
+        WeighInside<kDocuments>(inside, w, a.scale, is_e);
+        StoreTile16(inside, Tile16(is_e ? e_tile : p_tile));
       }
     } else {
       ScaleRows(g_tile + group * kBlock, w.state_weight, weighted + group * kBlock);
-      if (more && thread < kChunk) next.Store(a.scale, weights(i + 1));
     }
     FenceForAsync();
-    __syncthreads();  // E^T and the weighted dh are there; nobody reads the state's tiles any more
+    __syncthreads();  // P^T, E^T and the weighted dh are there; nobody reads the state's tiles any more
 
     if constexpr (kOutputs) {
       if (thread == 0 && more) load_state(chunk - 1);
@@ -294,10 +287,11 @@ __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
     }
 
     const float decay = w.decay;
+    const int carries = decay != 0.0f;  // else the product begins anew, whatever the gradient was
 #pragma unroll
     for (int c = 0; c < kBlocks; ++c) {
 #pragma unroll
-      for (int at = 0; at < 32; ++at) gradient[c][at] = decay == 0.0f ? 0.0f : gradient[c][at] * decay;
+      for (int at = 0; at < 32; ++at) gradient[c][at] *= decay;
       Hold(gradient[c]);
     }
     decayed *= decay;
@@ -307,9 +301,11 @@ __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
       for (int k = 0; k < 4; ++k) {
 #pragma unroll
         for (int c = 0; c < kParts; ++c) {
-          Product<64>::Registers<1>(dk[c], e_words[k], ColumnOperand(q_tile, kBlock, 16 * k, 64 * (part + c)), 1);
+          Product<64>::Shared<0, 1>(dk[c], RowOperand(e_tile, kBlock, 0, 16 * k),
+                                    ColumnOperand(q_tile, kBlock, 16 * k, 64 * (part + c)), 1);
         }
-        Product<64>::Registers<1>(dv, p_words[k], ColumnOperand(g_tile, kBlock, 16 * k, 64 * group), 1);
+        Product<64>::Shared<0, 1>(dv, RowOperand(p_tile, kBlock, 0, 16 * k),
+                                  ColumnOperand(g_tile, kBlock, 16 * k, 64 * group), 1);
       }
     }
 #pragma unroll
@@ -317,7 +313,7 @@ __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
 #pragma unroll
       for (int k = 0; k < 64; k += 16) {
         Product<64>::Shared<1, 1>(gradient[c], ColumnOperand(q_tile, kBlock, k, 64 * c),
-                                  ColumnOperand(weighted, kBlock, k, 64 * group), 1);
+                                  ColumnOperand(weighted, kBlock, k, 64 * group), k > 0 || carries);
       }
     }
     ProductCommit();
@@ -375,10 +371,10 @@ __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
     if constexpr (kOutputs) {
 #pragma unroll
       for (int c = 0; c < kParts; ++c) {
-        StoreTile(dq_words[c], row, pair_column, q_tile + (part + c) * kBlock);
-        StoreTile(dk[c], row, pair_column, k_tile + (part + c) * kBlock);
+        StoreTile16(dq_words[c], Tile16(q_tile + (part + c) * kBlock));
+        StoreTile16(dk[c], Tile16(k_tile + (part + c) * kBlock));
       }
-      StoreTile(dv, row, pair_column, v_tile + group * kBlock);
+      StoreTile16(dv, Tile16(v_tile + group * kBlock));
       StoreStateTile<kBlocks>(gradient, gradient_tiles + group * kStateBlock);
       const int64_t t = chunk * kChunk + thread;
       if (thread < kChunk && t < a.gates.tokens) {
@@ -387,6 +383,7 @@ __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
         a.di[pair * a.gates.tokens + t] = sum;
       }
     }
+    if (more && thread < kChunk) next.Store(a.scale, &w);  // behind its reading of di
     FenceForAsync();
     __syncthreads();
     if (kOutputs && thread == 0) {
@@ -523,18 +520,18 @@ class BackwardPlan final : public Plan {
                       g = map(launch.args[kDh]);
     const CUtensorMap dq = a.wants_q ? map(launch.args[kDq]) : q, dk = a.wants_k ? map(launch.args[kDk]) : k,
                       dv = a.wants_v ? map(ValueGradient(launch)) : v;
-    const unsigned blocks = static_cast<unsigned>(a.pairs * segments_.count);
-    const auto run = [&](auto kernel) {
+    const auto run = [&](auto kernel, int64_t segments) {
+      const unsigned blocks = static_cast<unsigned>(a.pairs * segments);
       kernel<<<blocks, Layout::kThreads, Layout::kBytes, launch.stream>>>(q, k, v, g, dq, dk, dv, a);
     };
     if (segments_.count > 1) {
-      run(BackwardKernel<kN, kD, false, false>);
+      run(BackwardKernel<kN, kD, false, false>, segments_.count - 1);
       LaunchSegmentScan(launch.stream, a.local, a.pairs, shape_.heads, {}, {}, true);
     }
     if (shape_.documents) {
-      run(BackwardKernel<kN, kD, true, true>);
+      run(BackwardKernel<kN, kD, true, true>, segments_.count);
     } else {
-      run(BackwardKernel<kN, kD, true, false>);
+      run(BackwardKernel<kN, kD, true, false>, segments_.count);
     }
   }
 

@@ -163,7 +163,7 @@ class ForwardBlock {
 
   __device__ void BeginState(int group, float (&state)[kBlocks][32]) {
     LoadState<kBlocks>(before, group * 64, state);
-    if (kOutputs) StoreStateTile(group, state);
+    if (kOutputs) StoreStateTile<kBlocks>(state, State(group));
   }
 
   __device__ void RunState(int group, float (&state)[kBlocks][32]) {
@@ -230,7 +230,7 @@ class ForwardBlock {
 #pragma unroll
       for (int c = 0; c < kBlocks; ++c) Hold(state[c]);
       if constexpr (kOutputs) {
-        StoreStateTile(group, state);
+        StoreStateTile<kBlocks>(state, State(group));
         ProductWait<0>();
         Hold(out);
         ScaleOut(factors.inverse, out);
@@ -377,11 +377,6 @@ class ForwardBlock {
       }
     }
     Hold(out);
-  }
-  __device__ void StoreStateTile(int group, const float (&state)[kBlocks][32]) const {
-    const uint32_t to = Tile16(State(group));
-#pragma unroll
-    for (int c = 0; c < kBlocks; ++c) StoreTile16(state[c], to + c * kBlock);
   }
   // Whether the other state warpgroups have finished the chunk that the caller has finished. One thread of each.
   __device__ bool LastToFinish() const {

@@ -89,23 +89,6 @@ struct StateView {
   const float* vector;
 };
 
-// Stores the state of a warpgroup as bf16 rows [n][64] (a tile of one block).
-template <int kBlocks>
-__device__ inline void StoreStateTile(const float (&state)[kBlocks][32], char* tile) {
-  const int thread = threadIdx.x % sm90::kWarpgroup, row = thread / 32 * 16 + thread % 32 / 4, pair = thread % 4 * 2;
-#pragma unroll
-  for (int block = 0; block < kBlocks; ++block) {
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const float* const d = state[block] + 4 * j;
-      *reinterpret_cast<uint32_t*>(tile + sm90::TileOffset(block * 64 + row, 8 * j + pair)) =
-          sm90::PackPair(d[0], d[1]);
-      *reinterpret_cast<uint32_t*>(tile + sm90::TileOffset(block * 64 + row + 8, 8 * j + pair)) =
-          sm90::PackPair(d[2], d[3]);
-    }
-  }
-}
-
 // Accumulators [64][64] (the first 32 of d) as bf16 into a tile of one block, by a warpgroup; `to` is Tile16 of it.
 __device__ inline uint32_t Tile16(const char* tile) {
   const int thread = threadIdx.x % sm90::kWarpgroup, row = thread / 32 * 16 + thread % 16;
@@ -121,6 +104,24 @@ __device__ inline void StoreTile16(const float (&d)[kCount], uint32_t to) {
                  "r"(sm90::PackPair(from[4], from[5])), "r"(sm90::PackPair(from[6], from[7]))
                  : "memory");
   }
+}
+
+// Likewise what is packed already.
+__device__ inline void StoreTile16(const uint32_t (&words)[16], uint32_t to) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    const uint32_t* const from = words + 4 * k;
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to ^ (k << 5)), "r"(from[0]),
+                 "r"(from[1]), "r"(from[2]), "r"(from[3])
+                 : "memory");
+  }
+}
+// The state of a warpgroup as bf16 rows [n][64] (a tile of one block).
+template <int kBlocks>
+__device__ inline void StoreStateTile(const float (&state)[kBlocks][32], const char* tile) {
+  const uint32_t to = Tile16(tile);
+#pragma unroll
+  for (int block = 0; block < kBlocks; ++block) StoreTile16(state[block], to + block * 64 * 128);
 }
 
 // A warpgroup's columns of a state between registers and global memory.
