@@ -74,6 +74,47 @@ __global__ void __launch_bounds__(kRowThreads) MixForward(const MixArguments<T> 
   }
 }
 
+// Of a pack: dx = o dh, dy = (1 - o) dh; gives its part of dh . (x - y).
+template <class T, int N>
+__device__ inline float MixGradients(const MixArguments<T>& a, int64_t b, int64_t head, int64_t t, uint32_t column) {
+  const int64_t mixed = a.mixed.heads[head];
+  const float o = mixed >= 0 ? *a.o.At(b, mixed, t) : 0.0f;
+  float g[N] = {}, x[N] = {}, y[N] = {}, part[N], sum = 0.0f;
+  if (a.dh.present()) LoadPack<T, N>(a.dh.At(b, head, t) + column, g);
+  if (mixed >= 0) {
+    LoadPack<T, N>(a.x.At(b, mixed, t) + column, x);
+    LoadPack<T, N>(a.y.At(b, head, t) + column, y);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      sum += g[i] * (x[i] - y[i]);
+      part[i] = o * g[i];
+    }
+    if (a.dx.present()) StoreGradient<T, N>(a.dx.At(b, mixed, t) + column, part, a.adds_x);
+  }
+#pragma unroll
+  for (int i = 0; i < N; ++i) part[i] = mixed >= 0 ? (1.0f - o) * g[i] : g[i];
+  if (a.dy.present()) StoreGradient<T, N>(a.dy.At(b, head, t) + column, part, a.adds_y);
+  return sum;
+}
+
+// A block a token, as in MixForward. The packs of a row, a power of two of them, lie in one warp.
+template <class T, int N>
+__global__ void __launch_bounds__(kRowThreads) MixBackwardPacks(const MixArguments<T> a, uint32_t packs, uint32_t items) {
+  const uint32_t token = blockIdx.x, tokens = static_cast<uint32_t>(a.rows.tokens);
+  const int64_t b = token / tokens, t = token % tokens;
+  for (uint32_t first = 0; first < items; first += kRowThreads) {
+    const uint32_t item = first + threadIdx.x;
+    const bool inside = item < items;
+    const int64_t head = inside ? item / packs : 0;
+    float sum = inside ? MixGradients<T, N>(a, b, head, t, item % packs * N) : 0.0f;
+    for (uint32_t mask = packs / 2; mask > 0; mask /= 2) sum += XH_SHUFFLE_XOR(sum, mask);
+    const int64_t mixed = a.mixed.heads[head];
+    if (inside && item % packs == 0 && mixed >= 0 && a.dout.present()) {
+      PutGradient(a.dout.At(b, mixed, t), sum, a.adds_o);
+    }
+  }
+}
+
 // A warp a row: dx = o dh, dy = (1 - o) dh, do = sum over d of dh (x - y).
 template <class T, int N>
 __global__ void __launch_bounds__(kRowThreads) MixBackward(const MixArguments<T> a, int64_t all_rows, int columns) {
@@ -140,6 +181,12 @@ class MixPlan final : public Plan {
     a.dx = ViewOf<T>(args[kDx]);
     a.dy = ViewOf<T>(args[kDy]);
     packs = packs && MovesInPacks(args[kDh]) && MovesInPacks(args[kDx]) && MovesInPacks(args[kDy]);
+    const int64_t row = d_ / kPack<T>;
+    if (packs && row <= kWarp && (row & (row - 1)) == 0) {
+      MixBackwardPacks<T, kPack<T>><<<Blocks(rows_, a.rows.heads), kRowThreads, 0, launch.stream>>>(
+          a, static_cast<uint32_t>(row), static_cast<uint32_t>(row * a.rows.heads));
+      return;
+    }
     packs ? Backward<4>(launch, a) : Backward<1>(launch, a);
   }
 

@@ -18,7 +18,7 @@ struct alignas(16) BackwardWeights {
   float delta[kChunk];         // (dh . h) / N
   float state_weight[kChunk];  // carry / N
   float state_delta[kChunk];   // carry (dh . h) / N
-  int first[kChunk];
+  uint8_t first[kChunk];
   float decay;
 };
 
@@ -60,7 +60,7 @@ class PendingBackward {
     to->delta[token_] = inside ? delta_ : 0.0f;
     to->state_weight[token_] = carry * inverse_;
     to->state_delta[token_] = carry * delta_;
-    to->first[token_] = first_;
+    to->first[token_] = static_cast<uint8_t>(first_);
     if (token_ == 0) to->decay = chunk_.Decay();
   }
 

@@ -21,7 +21,10 @@ struct ForwardLayout {
   static constexpr int kKeyBlock = 72 * 128, kBlock = 64 * 128, kKeepBlock = 8 * 128;
   // Heads of 64 columns leave room for two blocks of threads a multiprocessor.
   static constexpr int kBlocksAtOnce = kD == 64 ? 2 : 1;
-  static constexpr int kStages = kD == 128 ? (kOutputs ? 2 : 4) : (kN == 64 || !kOutputs ? 2 : 1);
+  // What fits.
+  static constexpr int kStages = kN == 256   ? (kOutputs ? 1 : 3)
+                                 : kD == 128 ? (kOutputs ? 2 : 4)
+                                             : (kN == 64 || !kOutputs ? 2 : 1);
   static constexpr int kBuffers = kD == 64 && kN == 128 && kOutputs ? 1 : 2;
   static constexpr int kQ = 0;
   static constexpr int kK = kQ + (kOutputs ? kStages * kBlocks * kBlock : 0);
@@ -34,7 +37,7 @@ struct ForwardLayout {
   static constexpr int kWeights = kKeep + 2 * kKeepBlock;
   static constexpr int kFactors = kWeights + 2 * static_cast<int>(sizeof(ChunkWeights));
   static constexpr int kBarriers = kFactors + kBuffers * static_cast<int>(sizeof(RowFactors));
-  static constexpr int kBytes = kBarriers + (kStages + 2 * kBuffers + 1) * 8 + 1024;  // the start is rounded up to 1024
+  static constexpr int kBytes = kBarriers + (2 * kStages + 2 * kBuffers) * 8 + 1024;  // the start is rounded up to 1024
   static constexpr uint32_t kLoaded = ((kOutputs ? 2 : 1) * kN + kD) / 64 * kBlock;
 };
 
@@ -76,7 +79,7 @@ class ForwardBlock {
   __device__ void InitBarriers() {
     for (int i = 0; i < kStages + kBuffers; ++i) BarrierInit(&loaded[i], 1);
     for (int i = 0; i < kBuffers; ++i) BarrierInit(&done[i], kGroups);
-    *finished = 0;
+    for (int i = 0; i < kStages; ++i) finished[i] = 0;
     BarrierInitFence();
   }
 
@@ -244,7 +247,7 @@ class ForwardBlock {
           StoreCommit();
         }
         BarrierArrive(&done[buffer]);
-        if (index + kStages < count && LastToFinish()) Load(index + kStages);
+        if (index + kStages < count && LastToFinish(stage)) Load(index + kStages);
       }
     }
     if (leader) StoreWait();
@@ -379,10 +382,10 @@ class ForwardBlock {
     Hold(out);
   }
   // Whether the other state warpgroups have finished the chunk that the caller has finished. One thread of each.
-  __device__ bool LastToFinish() const {
+  __device__ bool LastToFinish(int stage) const {
     if (kGroups == 1) return true;
     __threadfence_block();
-    const bool last = atomicAdd(finished, 1) % kGroups == kGroups - 1;
+    const bool last = atomicAdd(&finished[stage], 1) % kGroups == kGroups - 1;
     __threadfence_block();
     return last;
   }
@@ -400,7 +403,7 @@ class ForwardBlock {
   const ForwardArguments& a;
   char* const shared;
   uint64_t *loaded, *ready, *done;  // a stage's copies have come; a buffer's scores are there; and are not needed more
-  int* finished;                    // chunks that state warpgroups finished, all together
+  int* finished;                    // a stage's chunks that state warpgroups finished, all together
   int64_t segment, pair, first_chunk;
   int b, head, count, thread, lane, row;
   StateView before = {nullptr, 0, nullptr};
@@ -414,8 +417,9 @@ __global__ void __launch_bounds__(ForwardLayout<kN, kD, kOutputs>::kThreads,
   ForwardBlock<kN, kD, kOutputs, kDocuments> block(maps, a, unaligned);
   const int role = XH_SHUFFLE(static_cast<int>(threadIdx.x) / kWarpgroup, 0);  // the same for a warp, visibly so
   if (threadIdx.x == 0) block.InitBarriers();
-  // Half of a multiprocessor's registers, for 128 rows of state: the warpgroup that holds it needs more than the other.
-  constexpr bool kUneven = ForwardLayout<kN, kD, kOutputs>::kBlocksAtOnce == 2 && kN == 128 && kOutputs;
+  // Where registers are few for the rows of state, its warpgroups get some of the other's.
+  using Layout = ForwardLayout<kN, kD, kOutputs>;
+  constexpr bool kUneven = kN == 256 || (Layout::kBlocksAtOnce == 2 && kN == 128 && kOutputs);
   if (role == 0) {
     if constexpr (kUneven) asm volatile("setmaxnreg.dec.sync.aligned.u32 104;");
     float z[kN / 64][4];
@@ -426,7 +430,7 @@ __global__ void __launch_bounds__(ForwardLayout<kN, kD, kOutputs>::kThreads,
     block.RunScores(z);
     block.EndScores(z);
   } else {
-    if constexpr (kUneven) asm volatile("setmaxnreg.inc.sync.aligned.u32 152;");
+    if constexpr (kUneven) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kN == 256 ? 200 : 152));
     float state[kN / 64][32];
     block.BeginState(role - 1, state);
     FenceForAsync();
@@ -529,6 +533,7 @@ std::unique_ptr<Plan> Make(const Shape& shape, const Request& request, std::uniq
 }  // namespace
 
 std::unique_ptr<Plan> MakeForwardSm90(const Shape& shape, const Request& request, std::unique_ptr<Plan> plain) {
+  if (shape.features == 256) return Make<256, 128>(shape, request, std::move(plain));
   if (shape.columns == 128) return Make<128, 128>(shape, request, std::move(plain));
   if (shape.features == 128) return Make<128, 64>(shape, request, std::move(plain));
   return Make<64, 64>(shape, request, std::move(plain));

@@ -31,7 +31,9 @@ __global__ void __launch_bounds__(kScanThreads)
 // The copy engine maps q, k, v and h, and the sizes are among the instances.
 bool Applies(const Shape& s, const Request& request) {
   const bool sizes = (s.features == 64 && s.columns == 64) || (s.features == 128 && s.columns == 64) ||
-                     (s.features == 128 && s.columns == 128);
+                     (s.features == 128 && s.columns == 128) ||
+                     // Hedgehog's default: what BACKWARD would need of it does not fit into a multiprocessor.
+                     (s.features == 256 && s.columns == 128 && request.pass == XH_INFER);
   if (!request.facts->wgmma || s.dtype != XH_BF16 || !sizes || s.tokens == 0 || s.pairs() == 0) return false;
   for (const int slot : {kQ, kK, kV, kH}) {
     if (!sm90::MapsTensor(request.args[slot])) return false;

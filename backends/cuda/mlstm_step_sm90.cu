@@ -10,6 +10,7 @@ namespace {
 using namespace sm90;
 
 constexpr int kStreamThreads = 256, kSlots = 3, kMostFloats = 128 * 128;  // of a head's matrix
+constexpr int kAllThreads = kStreamThreads + 32;  // a warp more for gates, in double, and copies
 constexpr int kWarps = kStreamThreads / 32;
 
 template <class T>
@@ -33,36 +34,35 @@ struct StreamShared {
   uint64_t loaded[kSlots];
 };
 
-// What a thread fetches of a head before it is its turn: an entry of each vector, and the last warp the gates.
+// What a thread fetches of a head before it is its turn, an entry of each vector: as it is, so that nothing waits for it.
 template <class T>
 struct NextHead {
-  float q = 0.0f, k = 0.0f, v = 0.0f, z = 0.0f, i = 0.0f, f = 0.0f, m = 0.0f;
+  T q = FromFloat<T>(0.0f), k = FromFloat<T>(0.0f), v = FromFloat<T>(0.0f);
+  float z = 0.0f;
 
   __device__ void Fetch(const StreamArguments<T>& a, int pair) {
     const int b = pair / a.heads, head = pair % a.heads, thread = static_cast<int>(threadIdx.x);
     if (thread < a.features) {
-      q = a.scale * ToFloat(a.q.At(b, head)[thread]);
-      k = ToFloat(a.k.At(b, head)[thread]);
+      q = a.q.At(b, head)[thread];
+      k = a.k.At(b, head)[thread];
       z = a.z.At(b, head)[thread];
     }
-    if (thread < a.columns) v = ToFloat(a.v.At(b, head / a.group)[thread]);
-    if (thread == kStreamThreads - 1) {
-      i = *a.i.At(b, head);
-      f = *a.f.At(b, head);
-      m = *a.m.At(b, head);
-    }
+    if (thread < a.columns) v = a.v.At(b, head / a.group)[thread];
   }
-  __device__ void Store(const StreamArguments<T>& a, int pair, int parity, StreamShared* shared) const {
-    const int thread = static_cast<int>(threadIdx.x);
-    shared->qk[parity][thread] = make_float2(q, k);
-    shared->values[parity][thread] = v;
-    if (thread == kStreamThreads - 1) {
-      const TokenGates gates = FindGates(i, f, static_cast<double>(m));
-      shared->gates[parity] = gates;
-      if (a.m_out.present()) *a.m_out.At(pair / a.heads, pair % a.heads) = gates.m;
-    }
+  __device__ void Store(const StreamArguments<T>& a, int parity, StreamShared* shared) const {
+    shared->qk[parity][threadIdx.x] = make_float2(a.scale * ToFloat(q), ToFloat(k));
+    shared->values[parity][threadIdx.x] = ToFloat(v);
   }
 };
+
+// One thread.
+template <class T>
+__device__ inline void StepGates(const StreamArguments<T>& a, int pair, int parity, StreamShared* shared) {
+  const int b = pair / a.heads, head = pair % a.heads;
+  const TokenGates gates = FindGates(*a.i.At(b, head), *a.f.At(b, head), static_cast<double>(*a.m.At(b, head)));
+  shared->gates[parity] = gates;
+  *a.m_out.At(b, head) = gates.m;
+}
 
 template <class T>
 __device__ inline void LoadMatrix(const StreamArguments<T>& a, int pair, int slot, StreamShared* shared) {
@@ -124,45 +124,71 @@ __device__ inline void WriteOut(const StreamArguments<T>& a, int pair, int parit
   a.h.At(pair / a.heads, pair % a.heads)[column] = FromFloat<T>(sum / divisor);
 }
 
+// The last warp's first thread: gates of the next head while the others work on this one, then this one's way out and
+// the way in of the head that takes its place.
 template <class T>
-__global__ void __launch_bounds__(kStreamThreads, 1) StepStream(const __grid_constant__ StreamArguments<T> a) {
-  extern __shared__ char unaligned[];
-  StreamShared& shared = *reinterpret_cast<StreamShared*>(unaligned + (128 - SharedAddress(unaligned) % 128) % 128);
-  const int blocks = static_cast<int>(gridDim.x), first = static_cast<int>(blockIdx.x);
-  const int count = (a.pairs - first + blocks - 1) / blocks;
-  if (threadIdx.x == 0) {
-    for (int slot = 0; slot < kSlots; ++slot) BarrierInit(&shared.loaded[slot], 1);
-    BarrierInitFence();
-    for (int i = 0; i < kSlots - 1 && i < count; ++i) LoadMatrix(a, first + i * blocks, i, &shared);
+__device__ inline void RunCopies(const StreamArguments<T>& a, int first, int blocks, int count, StreamShared* shared) {
+  const bool leader = threadIdx.x == kStreamThreads;
+  if (leader) StepGates(a, first, 0, shared);
+  __syncwarp();
+  __syncthreads();
+  for (int index = 0; index < count; ++index) {
+    const int pair = first + index * blocks;
+    if (leader && index + 1 < count) StepGates(a, pair + blocks, (index + 1) % 2, shared);
+    __syncwarp();
+    __syncthreads();
+    if (leader) {
+      StoreBytes(a.s_out.At(pair / a.heads, pair % a.heads), shared->slots[index % kSlots],
+                 static_cast<uint32_t>(a.features * a.columns) * 4);
+      StoreCommit();
+      if (index + kSlots - 1 < count) {
+        StoreWaitRead<1>();  // the head before has left its slot
+        LoadMatrix(a, pair + (kSlots - 1) * blocks, (index + kSlots - 1) % kSlots, shared);
+      }
+    }
+    __syncwarp();
   }
+  if (leader) StoreWait();
+}
+
+template <class T>
+__device__ inline void RunHeads(const StreamArguments<T>& a, int first, int blocks, int count, StreamShared* shared) {
   NextHead<T> next;
   next.Fetch(a, first);
-  next.Store(a, first, 0, &shared);
+  next.Store(a, 0, shared);
   __syncthreads();
   for (int index = 0; index < count; ++index) {
     const int pair = first + index * blocks, slot = index % kSlots, parity = index % 2;
     const bool more = index + 1 < count;
     const float z_before = next.z;
     if (more) next.Fetch(a, pair + blocks);
-    const TokenGates gates = shared.gates[parity];
-    StepVector(a, pair, parity, z_before, gates, &shared);
-    BarrierWait(&shared.loaded[slot], index / kSlots % 2);
-    StepMatrix(a, slot, parity, gates, &shared);
-    if (more) next.Store(a, pair + blocks, 1 - parity, &shared);
+    const TokenGates gates = shared->gates[parity];
+    StepVector(a, pair, parity, z_before, gates, shared);
+    BarrierWait(&shared->loaded[slot], index / kSlots % 2);
+    StepMatrix(a, slot, parity, gates, shared);
+    if (more) next.Store(a, 1 - parity, shared);
     FenceForAsync();
     __syncthreads();
-    if (threadIdx.x == 0) {
-      StoreBytes(a.s_out.At(pair / a.heads, pair % a.heads), shared.slots[slot],
-                 static_cast<uint32_t>(a.features * a.columns) * 4);
-      StoreCommit();
-      if (index + kSlots - 1 < count) {
-        StoreWaitRead<1>();  // the head before has left its slot
-        LoadMatrix(a, pair + (kSlots - 1) * blocks, (index + kSlots - 1) % kSlots, &shared);
-      }
-    }
-    WriteOut(a, pair, parity, gates, shared);
+    WriteOut(a, pair, parity, gates, *shared);
   }
-  if (threadIdx.x == 0) StoreWait();
+}
+
+template <class T>
+__global__ void __launch_bounds__(kAllThreads, 1) StepStream(const __grid_constant__ StreamArguments<T> a) {
+  extern __shared__ __align__(128) char memory[];
+  StreamShared* const shared = reinterpret_cast<StreamShared*>(memory);
+  const int blocks = static_cast<int>(gridDim.x), first = static_cast<int>(blockIdx.x);
+  const int count = (a.pairs - first + blocks - 1) / blocks;
+  if (threadIdx.x == kStreamThreads) {
+    for (int slot = 0; slot < kSlots; ++slot) BarrierInit(&shared->loaded[slot], 1);
+    BarrierInitFence();
+    for (int i = 0; i < kSlots - 1 && i < count; ++i) LoadMatrix(a, first + i * blocks, i, shared);
+  }
+  if (threadIdx.x < kStreamThreads) {
+    RunHeads(a, first, blocks, count, shared);
+  } else {
+    RunCopies(a, first, blocks, count, shared);
+  }
 }
 
 class StreamPlan final : public Plan {
@@ -203,7 +229,7 @@ class StreamPlan final : public Plan {
                                   s_.scale,
                                   s_.floored};
     const unsigned blocks = static_cast<unsigned>(std::min<int64_t>(s_.pairs(), multiprocessors_));
-    StepStream<T><<<blocks, kStreamThreads, sizeof(StreamShared) + 128, launch.stream>>>(a);
+    StepStream<T><<<blocks, kAllThreads, sizeof(StreamShared), launch.stream>>>(a);
   }
 
   Shape s_;
@@ -229,7 +255,7 @@ std::unique_ptr<Plan> MakeMlstmStepSm90(const Shape& s, const Request& request, 
   }
   if (!IsWhole(request.args[kS], s) || !IsWhole(request.args[kSOut], s)) return plain;
   for (auto kernel : {reinterpret_cast<const void*>(StepStream<bf16>), reinterpret_cast<const void*>(StepStream<float>)}) {
-    constexpr int kBytes = sizeof(StreamShared) + 128;
+    constexpr int kBytes = sizeof(StreamShared);
     if (kBytes > request.facts->shared_bytes ||
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes) != cudaSuccess) {
       return plain;

@@ -228,7 +228,7 @@ int main(int argc, char** argv) {
   Ceilings(bench);
   for (const MlstmShape& s : {MlstmShape{8, 32, 32, 8192, 128, 128}, MlstmShape{1, 32, 32, 65536, 128, 128},
                               MlstmShape{8, 32, 8, 8192, 128, 128}, MlstmShape{16, 32, 8, 4096, 64, 64},
-                              MlstmShape{64, 3, 1, 512, 128, 64}}) {
+                              MlstmShape{64, 3, 1, 512, 128, 64}, MlstmShape{1, 32, 8, 16384, 256, 128}}) {
     TimeMlstm(bench, s);
   }
   for (const int64_t b : {1, 8, 64}) TimeStep(bench, b);
