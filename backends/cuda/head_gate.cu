@@ -3,8 +3,8 @@
 // BACKWARD, with g = do o (1 - o): dq = g w_q; dk and dv sum g w over the group; dw_h sums g [q|k|v] over tokens, by
 // slices of tokens, slices added in order.
 //
-// Where a lane has one pack of a row and there are many tokens, a warp keeps a key/value head's weights in registers and
-// goes through tokens (KeptForward, KeptBackward); else every row fetches them anew.
+// Where a lane has one pack of a row and there are many tokens, a warp keeps a key/value head's weights in registers
+// and goes through tokens (KeptForward, KeptBackward); else every row fetches them anew.
 #include "backends/cuda/ops.h"
 #include "backends/cuda/rows.cuh"
 
@@ -237,8 +237,8 @@ __global__ void __launch_bounds__(kRowThreads) GateBackward(const GateArguments<
   }
 }
 
-// The same, and the sums over tokens for dw and db in registers: `parts`, if any, gets those of a row of warps. One warp
-// a group.
+// The same, and the sums over tokens for dw and db in registers: `parts`, if any, gets those of a row of warps. One
+// warp a group.
 template <class T, class W, int N>
 __global__ void __launch_bounds__(kRowThreads)
     KeptBackward(const GateArguments<T, W> a, const WarpGrid grid, float* parts) {

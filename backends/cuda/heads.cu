@@ -99,7 +99,8 @@ __device__ inline float MixGradients(const MixArguments<T>& a, int64_t b, int64_
 
 // A block a token, as in MixForward. The packs of a row, a power of two of them, lie in one warp.
 template <class T, int N>
-__global__ void __launch_bounds__(kRowThreads) MixBackwardPacks(const MixArguments<T> a, uint32_t packs, uint32_t items) {
+__global__ void __launch_bounds__(kRowThreads)
+    MixBackwardPacks(const MixArguments<T> a, uint32_t packs, uint32_t items) {
   const uint32_t token = blockIdx.x, tokens = static_cast<uint32_t>(a.rows.tokens);
   const int64_t b = token / tokens, t = token % tokens;
   for (uint32_t first = 0; first < items; first += kRowThreads) {
@@ -281,8 +282,7 @@ class SelectPlan final : public Plan {
   template <int N>
   void Move(const Launch& launch, const xh_tensor& from, const xh_tensor& to) const {
     if (backward_) {
-      ForPacks<N>(launch, rows_, d_,
-                  SelectGradient<T, N>{ViewOf<const T>(from), ViewOf<T>(to), place_, list_, adds_});
+      ForPacks<N>(launch, rows_, d_, SelectGradient<T, N>{ViewOf<const T>(from), ViewOf<T>(to), place_, list_, adds_});
     } else {
       ForPacks<N>(launch, rows_, d_, SelectBody<T, N>{ViewOf<const T>(from), ViewOf<T>(to), place_, list_});
     }

@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
   BackwardWeights& w = *reinterpret_cast<BackwardWeights*>(shared + Layout::kWeights);
   float* const di = w.inverse;
   char *const state_tiles = shared + Layout::kState, *const gradient_tiles = shared + Layout::kGradient;
-  char *const weighted = shared + Layout::kWeighted;
+  char* const weighted = shared + Layout::kWeighted;
   char *const p_tile = shared + Layout::kInside, *const e_tile = p_tile + kBlock;
 
   // Nothing comes before the first segment, so nobody asks for the gradient that leaves it.

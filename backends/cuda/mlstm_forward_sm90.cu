@@ -180,7 +180,7 @@ class ForwardBlock {
         StoreCommit();
       }
       BarrierWait(&loaded[stage], index / kStages % 2);
-      // No wait for a barrier, and no condition, while products are under way: the compiler would put one behind the other.
+      // Before the products: with a wait or a condition among them the compiler would put one behind the other.
       BarrierWait(&ready[buffer], index / kBuffers % 2);
       float out[32] = {};
       if constexpr (kOutputs) {
@@ -339,8 +339,8 @@ class ForwardBlock {
           const float product = value * (a.scale * Exp2(x_column - most[half]));
           return at <= u && (!kDocuments || at >= first[half]) ? product : 0.0f;
         };
-        const float2 rounded = UnpackPair(PackPair(weighted(score[2 * half], x.x, column),
-                                                   weighted(score[2 * half + 1], x.y, column + 1)));
+        const float2 rounded = UnpackPair(
+            PackPair(weighted(score[2 * half], x.x, column), weighted(score[2 * half + 1], x.y, column + 1)));
         score[2 * half] = rounded.x;
         score[2 * half + 1] = rounded.y;
         sum[half] += rounded.x + rounded.y;

@@ -1,6 +1,6 @@
-// One token of the mLSTM recurrence for many heads, on Hopper: the state streams through shared memory by bulk copies, in
-// place, so that each multiprocessor always has two heads on their way in and one on its way out. A block goes through
-// heads; one barrier a head.
+// One token of the mLSTM recurrence for many heads, on Hopper: the state streams through shared memory by bulk copies,
+// so that each multiprocessor has two heads on their way in and one on its way out. A block goes through heads; one
+// barrier a head.
 #include "backends/cuda/mlstm_step.cuh"
 #include "backends/cuda/sm90.cuh"
 
@@ -29,12 +29,13 @@ struct StreamShared {
   float sums[2][kStreamThreads * 4];  // h before the division, a part a group of rows
   float2 qk[2][kStreamThreads];       // q times scale, k
   float values[2][kStreamThreads];
-  float dots[2][kWarps];              // parts of q.z
+  float dots[2][kWarps];  // parts of q.z
   TokenGates gates[2];
   uint64_t loaded[kSlots];
 };
 
-// What a thread fetches of a head before it is its turn, an entry of each vector: as it is, so that nothing waits for it.
+// What a thread fetches of a head before it is its turn, an entry of each vector: as it is, so that nothing waits for
+// it.
 template <class T>
 struct NextHead {
   T q = FromFloat<T>(0.0f), k = FromFloat<T>(0.0f), v = FromFloat<T>(0.0f);
@@ -254,7 +255,8 @@ std::unique_ptr<Plan> MakeMlstmStepSm90(const Shape& s, const Request& request, 
     if (!Present(request.args[slot])) return plain;
   }
   if (!IsWhole(request.args[kS], s) || !IsWhole(request.args[kSOut], s)) return plain;
-  for (auto kernel : {reinterpret_cast<const void*>(StepStream<bf16>), reinterpret_cast<const void*>(StepStream<float>)}) {
+  for (auto kernel :
+       {reinterpret_cast<const void*>(StepStream<bf16>), reinterpret_cast<const void*>(StepStream<float>)}) {
     constexpr int kBytes = sizeof(StreamShared);
     if (kBytes > request.facts->shared_bytes ||
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes) != cudaSuccess) {

@@ -193,8 +193,8 @@ void TimeHeadOps(Bench& bench, int64_t b, int64_t t, int64_t h, int64_t kv, int6
   Print("head ops: mix", bench.Time({{XH_OP_MIX, XH_INFER, "", {o, q, x, y}}}), 3 * head * static_cast<double>(h), 0,
         bench);
   // BACKWARD alone: what FORWARD saves is empty.
-  const std::vector<xh_tensor> gate = {q, k, v, bench.Tensor(XH_F32, {h, 3 * d}, 0.02f), bench.Tensor(XH_F32, {h}, 0, -2),
-                                       o};
+  const std::vector<xh_tensor> gate = {
+      q, k, v, bench.Tensor(XH_F32, {h, 3 * d}, 0.02f), bench.Tensor(XH_F32, {h}, 0, -2), o};
   Print("head ops: gate backward",
         bench.Time({{XH_OP_HEAD_GATE, XH_BACKWARD, "", WithGradients(bench, gate, 5, 1, 5)}}),
         2 * head * static_cast<double>(h + 2 * kv), 0, bench);

@@ -101,6 +101,11 @@ TEST(HeadGate, MatchesTheOracle) {
   CheckOp(GateCase({1, 6, 2, 9, 65}, XH_F32));
   CheckOp(GateCase({2, 3, 3, 80, 64}, XH_F32));
 }
+TEST(HeadGate, ManyTokensOfCommonHeads) {
+  CheckOp(GateCase({1, 4, 2, 2053, 64}, XH_F32));
+  CheckOp(GateCase({2, 5, 1, 2049, 64}, XH_BF16));
+  CheckOp(GateCase({1, 8, 2, 2051, 128}, XH_BF16));
+}
 TEST(HeadGate, TakesBf16) {
   CheckOp(GateCase({2, 3, 1, 7, 17}, XH_BF16, 1));
   Case c = GateCase({1, 3, 1, 7, 17}, XH_F32);

@@ -35,6 +35,25 @@ INSTANTIATE_TEST_SUITE_P(Sizes, MlstmDims,
                          testing::Values(Dims{16, 16}, Dims{16, 256}, Dims{256, 16}, Dims{64, 128}, Dims{48, 80},
                                          Dims{128, 64}, Dims{256, 256}));
 
+// The sizes that a backend may have kernels of its own for, over so many chunks that it may cut a sequence into pieces
+// that begin before the state at their beginning is known.
+TEST(MlstmLength, ManyChunksOfCommonSizes) {
+  for (const Dims dims : {Dims{64, 64}, Dims{128, 64}, Dims{128, 128}, Dims{256, 128}}) {
+    const MlstmSize s = {1, 2, 1, 530, dims.features, dims.columns};
+    Case c;
+    c.op = XH_OP_MLSTM;
+    c.Params(MlstmParams(s));
+    c.inputs = MlstmInputs(s, XH_BF16, false, 3.0);
+    c.outputs = {Output(XH_BF16, {s.batch, s.heads, s.tokens, s.columns}), Absent(), Absent(), Absent()};
+    c.needs_inputs = 0x1ff;
+    c.needs_outputs = 1;
+    c.differentiable = 0x1f;
+    c.forward = [s](const std::vector<Doubles>& in) { return MlstmOracle(s, in); };
+    UseBf16Tolerance(&c);
+    CheckOp(c);
+  }
+}
+
 class AttentionDims : public testing::TestWithParam<int64_t> {};
 
 TEST_P(AttentionDims, AgreesWithTheFormulaAndItsDifferences) {
