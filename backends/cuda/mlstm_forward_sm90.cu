@@ -216,7 +216,7 @@ class ForwardBlock {
       if constexpr (kOutputs) {
         ProductWait<1>();
         Hold(out);
-        ScaleOut(factors.carry, out);
+        ScaleOut<true>(factors.carry, out);
         if (leader) StoreWaitRead<0>();  // the state's tile and the h before have left
         NamedBarrier(2 + group, kWarpgroup);
         ProductFence();
@@ -236,7 +236,7 @@ class ForwardBlock {
         StoreStateTile<kBlocks>(state, State(group));
         ProductWait<0>();
         Hold(out);
-        ScaleOut(factors.inverse, out);
+        ScaleOut<false>(factors.inverse, out);
         StoreTile16(out, Tile16(Out(group)));
         FenceForAsync();
       }
@@ -367,7 +367,9 @@ class ForwardBlock {
     }
   }
 
-  // Rows times a factor each; nothing of a row whose factor is 0.
+  // Rows times a factor each. kForgets: a factor of 0 leaves nothing, whatever was there; else infinity stays to be
+  // seen.
+  template <bool kForgets>
   __device__ void ScaleOut(const float* factor, float (&out)[32]) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -375,8 +377,8 @@ class ForwardBlock {
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         float* const o = out + 4 * j + 2 * half;
-        o[0] = by == 0.0f ? 0.0f : o[0] * by;
-        o[1] = by == 0.0f ? 0.0f : o[1] * by;
+        o[0] = kForgets && by == 0.0f ? 0.0f : o[0] * by;
+        o[1] = kForgets && by == 0.0f ? 0.0f : o[1] * by;
       }
     }
     Hold(out);

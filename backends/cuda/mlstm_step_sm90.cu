@@ -180,6 +180,8 @@ __global__ void __launch_bounds__(kAllThreads, 1) StepStream(const __grid_consta
   StreamShared* const shared = reinterpret_cast<StreamShared*>(memory);
   const int blocks = static_cast<int>(gridDim.x), first = static_cast<int>(blockIdx.x);
   const int count = (a.pairs - first + blocks - 1) / blocks;
+  LetNextBegin();
+  WaitForEarlier();
   if (threadIdx.x == kStreamThreads) {
     for (int slot = 0; slot < kSlots; ++slot) BarrierInit(&shared->loaded[slot], 1);
     BarrierInitFence();
@@ -230,7 +232,7 @@ class StreamPlan final : public Plan {
                                   s_.scale,
                                   s_.floored};
     const unsigned blocks = static_cast<unsigned>(std::min<int64_t>(s_.pairs(), multiprocessors_));
-    StepStream<T><<<blocks, kAllThreads, sizeof(StreamShared), launch.stream>>>(a);
+    LaunchEarly(launch, StepStream<T>, blocks, kAllThreads, sizeof(StreamShared), a);
   }
 
   Shape s_;
