@@ -27,25 +27,31 @@ xh_tensor Graph::Describe(Value value, bool accumulate) const {
   return tensor;
 }
 
-std::shared_ptr<OpenedPlan> Graph::PlanFor(xh_op op, xh_pass pass, const void* params, uint32_t params_size,
-                                           const std::vector<xh_tensor>& tensors) {
+StatusOr<std::shared_ptr<OpenedPlan>> Graph::PlanFor(xh_op op, xh_pass pass, const void* params, uint32_t params_size,
+                                                     const std::vector<xh_tensor>& tensors) {
   std::string key;
   AppendKey(&key, op);
   AppendKey(&key, pass);
   if (params_size > 0) key.append(static_cast<const char*>(params), params_size);
   for (const xh_tensor& tensor : tensors) AppendKey(&key, tensor);
-  std::shared_ptr<OpenedPlan>& plan = plans_[key];
-  if (plan != nullptr) return plan;
+  const auto found = plans_.find(key);
+  if (found != plans_.end()) return found->second;
   xh_op_desc desc{XH_SIZED(xh_op_desc), op,    pass, 0, tensors.data(), static_cast<int32_t>(tensors.size()),
                   params_size,          params};
   StatusOr<OpenedPlan> opened = device_->OpenPlan(desc);
   if (!opened.ok()) {
     const OpTraits* traits = FindOpTraits(op);
-    Fail(Annotate(opened.status(), absl::StrCat(traits->name, ".", kPassNames[pass])));
-    return nullptr;
+    return Annotate(opened.status(), absl::StrCat(traits->name, ".", kPassNames[pass]));
   }
-  plan = std::make_shared<OpenedPlan>(*std::move(opened));
-  return plan;
+  return plans_[key] = std::make_shared<OpenedPlan>(*std::move(opened));
+}
+
+bool Graph::Offers(xh_op op, xh_pass pass, const void* params, uint32_t params_size, const std::vector<Value>& args) {
+  std::vector<xh_tensor> tensors;
+  for (Value arg : args) tensors.push_back(Describe(arg, false));
+  const Status status = PlanFor(op, pass, params, params_size, tensors).status();
+  if (!status.ok() && CodeOf(status) != XH_UNSUPPORTED) Fail(status);
+  return status.ok();
 }
 
 // Appends a step whose results begin at `first_output`. *saved is a storage to read, or -1: then one is made when the
@@ -56,8 +62,9 @@ void Graph::AddStep(xh_op op, xh_pass pass, const void* params, uint32_t params_
   if (compiled_) return Fail(InvalidState("the graph is compiled: no op can be added"));
   std::vector<xh_tensor> tensors;
   for (size_t i = 0; i < args.size(); ++i) tensors.push_back(Describe(args[i], accumulate[i]));
-  std::shared_ptr<OpenedPlan> plan = PlanFor(op, pass, params, params_size, tensors);
-  if (plan == nullptr) return;
+  StatusOr<std::shared_ptr<OpenedPlan>> opened = PlanFor(op, pass, params, params_size, tensors);
+  if (!opened.ok()) return Fail(opened.status());
+  std::shared_ptr<OpenedPlan> plan = *std::move(opened);
   if (*saved < 0 && plan->info.saved_bytes > 0) *saved = AddStorage(plan->info.saved_bytes, nullptr);
   steps_.push_back({op, pass, std::move(plan), args, accumulate, *saved, first_output, std::move(tensors), nullptr});
 }

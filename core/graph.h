@@ -98,6 +98,9 @@ class Graph {
                         const std::vector<OutputType>& outputs);
   // The same into given values (decode state, caches, in-place updates). Never merged, not differentiable.
   void Emit(xh_op op, xh_pass pass, const void* params, uint32_t params_size, const std::vector<Value>& args);
+  // Whether the device has a plan for Emit with these arguments. Where it leaves the op out (XH_UNSUPPORTED) callers
+  // compose it of others; refused for any other reason, the graph fails.
+  bool Offers(xh_op op, xh_pass pass, const void* params, uint32_t params_size, const std::vector<Value>& args);
   // Memory for the result of an Emit.
   Value Uninitialized(const OutputType& type) { return AddOutput(type); }
   // A copy of the list that lives as long as the graph; equal lists give the same pointer.
@@ -148,8 +151,8 @@ class Graph {
   Value AddView(Value base, const Shape& shape, const Shape& stride, int64_t offset);
   Value AddOutput(const OutputType& type);
   xh_tensor Describe(Value value, bool accumulate) const;
-  std::shared_ptr<OpenedPlan> PlanFor(xh_op op, xh_pass pass, const void* params, uint32_t params_size,
-                                      const std::vector<xh_tensor>& tensors);
+  StatusOr<std::shared_ptr<OpenedPlan>> PlanFor(xh_op op, xh_pass pass, const void* params, uint32_t params_size,
+                                                const std::vector<xh_tensor>& tensors);
   void AddStep(xh_op op, xh_pass pass, const void* params, uint32_t params_size, const std::vector<Value>& args,
                const std::vector<bool>& accumulate, int32_t first_output, int32_t* saved);
   void DropUnusedSteps();

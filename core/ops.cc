@@ -23,6 +23,7 @@ constexpr OpTraits kTraits[] = {
     {XH_OP_HEAD_GATE, "head_gate", 0b1111, 0b1, false},
     {XH_OP_MIX, "mix", 0b111, 0, false},
     {XH_OP_SELECT_HEADS, "select_heads", 0, 0, false},
+    {XH_OP_HYBRID_STEP, "hybrid_step", 0, 0, false},
     {XH_OP_ALIGN_LOSS, "align_loss", 0b111, 0, true},
     {XH_OP_DISTILL_LOSS, "distill_loss", 0b11111, 0, true},
     {XH_OP_ADAMW, "adamw", 0, 0, false},
@@ -158,6 +159,18 @@ Value Attention(Graph& graph, Value q, Value k, Value v, const std::vector<int32
   graph.Emit(XH_OP_ATTENTION, XH_INFER, &params, sizeof(params),
              {q, k, v, cache->k, cache->v, cache->position, start, o});
   return o;
+}
+
+Value HybridStep(Graph& graph, const HybridStepInput& in, const MlstmState& state, const AttentionCache& cache,
+                 xh_hybrid_step_params params, const std::vector<int32_t>& windows) {
+  params.kv_heads = static_cast<int32_t>(windows.size());
+  params.windows = graph.Intern(windows);
+  Value h = graph.Uninitialized({graph.dtype(in.q), graph.shape(in.q), true});
+  const std::vector<Value> args = {in.q, in.k, in.v,    in.table, cache.position, in.query_map, in.key_map, in.i, in.f,
+                                   in.w, in.b, state.S, state.z,  state.m,        cache.k,      cache.v,    h};
+  if (!graph.Offers(XH_OP_HYBRID_STEP, XH_INFER, &params, sizeof(params), args)) return kAbsent;
+  graph.Emit(XH_OP_HYBRID_STEP, XH_INFER, &params, sizeof(params), args);
+  return h;
 }
 
 int64_t AttentionCacheSlots(const std::vector<int32_t>& windows, int32_t sinks, int64_t capacity) {

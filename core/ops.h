@@ -47,6 +47,16 @@ Value Attention(Graph& graph, Value q, Value k, Value v, const std::vector<int32
 // Slots C of a cache with these windows.
 int64_t AttentionCacheSlots(const std::vector<int32_t>& windows, int32_t sinks, int64_t capacity);
 
+// What a hybrid mixer's token reads (XH_OP_HYBRID_STEP). q [B,H,1,d], k and v [B,KV,1,d] before RoPE; maps [H,d,n], or
+// absent; gates i and f [B,H,1]; w [H,3d] and b [H] of the output gate.
+struct HybridStepInput {
+  Value q, k, v, table, query_map, key_map, i, f, w, b;
+};
+// -> h [B,H,1,d], state and cache updated in place; absent where the device leaves the op out: compose it then.
+// kv_heads and windows of `params` are set here.
+Value HybridStep(Graph& graph, const HybridStepInput& in, const MlstmState& state, const AttentionCache& cache,
+                 xh_hybrid_step_params params, const std::vector<int32_t>& windows);
+
 // -> sums f32[2]
 Value AlignLoss(Graph& graph, Value student, Value teacher, Value scale);
 struct TopK {

@@ -23,6 +23,7 @@ constexpr OpSlots kOps[] = {
     {XH_OP_HEAD_GATE, "HEAD_GATE", 5, 1},
     {XH_OP_MIX, "MIX", 3, 1},
     {XH_OP_SELECT_HEADS, "SELECT_HEADS", 1, 1},
+    {XH_OP_HYBRID_STEP, "HYBRID_STEP", 16, 1},
     {XH_OP_ALIGN_LOSS, "ALIGN_LOSS", 3, 1},
     {XH_OP_DISTILL_LOSS, "DISTILL_LOSS", 5, 1},
     {XH_OP_ADAMW, "ADAMW", 2, 4},
@@ -422,6 +423,87 @@ Refusal CheckSelectHeads(const Request& request, Dims* dims, std::vector<int32_t
   const int64_t from = (*dims)['U'] < 0 ? INT32_MAX : (*dims)['U'];
   if (refusal.code == 0) refusal = CheckHeads("SELECT_HEADS", params, count, from, 0);
   if (refusal.code == 0) heads->assign(params.heads, params.heads + params.count);
+  return refusal;
+}
+
+namespace {
+
+Refusal CheckHybridStepParams(const xh_hybrid_step_params& params, bool maps, int64_t kv_heads) {
+  if (params.kv_heads != kv_heads || params.windows == nullptr) {
+    return Invalid("HYBRID_STEP: kv_heads is " + std::to_string(params.kv_heads) + " with windows " +
+                   (params.windows == nullptr ? "NULL" : "given") + ", k has " + std::to_string(kv_heads) +
+                   " heads and each needs a window");
+  }
+  for (int64_t j = 0; j < kv_heads; ++j) {
+    if (params.windows[j] < 1) {
+      return Invalid("HYBRID_STEP: windows[" + std::to_string(j) + "] is " + std::to_string(params.windows[j]) +
+                     ", allowed is 1 or more: a head without a window has no mLSTM");
+    }
+  }
+  if (params.sinks < 0 || params.reserved != 0) {
+    return Invalid("HYBRID_STEP: sinks is " + std::to_string(params.sinks) + " and reserved " +
+                   std::to_string(params.reserved) + ", allowed are at least 0 and 0");
+  }
+  if (params.normalizer != XH_NORMALIZER_PLAIN && params.normalizer != XH_NORMALIZER_MAX) {
+    return Invalid("HYBRID_STEP: normalizer is " + std::to_string(params.normalizer) +
+                   ", allowed is PLAIN (0) or MAX (1)");
+  }
+  if (maps && params.map != XH_FEATURE_SOFTMAX && params.map != XH_FEATURE_HEDGEHOG) {
+    return Unsupported("HYBRID_STEP: map is " + std::to_string(params.map) +
+                       ", allowed is SOFTMAX (0) or HEDGEHOG (1)");
+  }
+  return {};
+}
+
+Refusal CheckHybridStepSizes(const Dims& dims, const xh_hybrid_step_params& params) {
+  const auto differs = [](const char* what, int64_t is, int64_t expected) {
+    return Invalid(std::string("HYBRID_STEP: ") + what + " is " + std::to_string(is) + ", expected " +
+                   std::to_string(expected));
+  };
+  int64_t slots = 0, features = dims['d'];
+  for (int32_t j = 0; j < params.kv_heads; ++j) slots += params.sinks + int64_t{params.windows[j]};
+  if (dims['n'] >= 0) features = dims['n'] * (params.map == XH_FEATURE_HEDGEHOG ? 2 : 1);
+  if (dims['T'] != 1) return differs("T", dims['T'], 1);
+  if (dims['d'] % 2 != 0) return Invalid("HYBRID_STEP: d is " + std::to_string(dims['d']) + ", an even size is needed");
+  if (dims['w'] != 3 * dims['d']) return differs("w.shape[1]", dims['w'], 3 * dims['d']);
+  if (dims['p'] != features) return differs("S.shape[2]", dims['p'], features);
+  if (dims['C'] != slots) return differs("cache_k.shape[1]", dims['C'], slots);
+  return {};
+}
+
+}  // namespace
+
+Refusal CheckHybridStep(const Request& request, Dims* dims, xh_hybrid_step_params* params) {
+  enum { kQueryMap = 5, kKeyMap = 6 };
+  Refusal refusal = RequireInfer("HYBRID_STEP", request);
+  if (refusal.code != 0) return refusal;
+  refusal = CheckArguments("HYBRID_STEP", request,
+                           {{"q", "BHTd", Type::kActivation, 0},
+                            {"k", "BKTd", Type::kActivation, 0},
+                            {"v", "BKTd", Type::kActivation, 0},
+                            {"table", "Pd", Type::kF32, 0},
+                            {"position", "B", Type::kI32, 0},
+                            {"query_map", "Hdn", Type::kFloat, kOptional},
+                            {"key_map", "Hdn", Type::kFloat, kOptional},
+                            {"i", "BHT", Type::kF32, kAnyStride},
+                            {"f", "BHT", Type::kF32, kAnyStride},
+                            {"w", "Hw", Type::kFloat, 0},
+                            {"b", "H", Type::kFloat, 0},
+                            {"S", "BHpd", Type::kF32, 0},
+                            {"z", "BHp", Type::kF32, 0},
+                            {"m", "BH", Type::kF32, 0},
+                            {"cache_k", "BCd", Type::kActivation, 0},
+                            {"cache_v", "BCd", Type::kActivation, 0}},
+                           {{"h", "BHTd", Type::kActivation, 0}}, dims);
+  if (refusal.code == 0) refusal = Params("HYBRID_STEP", request, params);
+  if (refusal.code != 0) return refusal;
+  const bool maps = Present(request.args[kQueryMap]);
+  if (maps != Present(request.args[kKeyMap])) {
+    return Invalid("HYBRID_STEP: query_map and key_map belong together, one of them is absent");
+  }
+  refusal = CheckHybridStepParams(*params, maps, (*dims)['K']);
+  if (refusal.code == 0) refusal = CheckHybridStepSizes(*dims, *params);
+  if (refusal.code == 0) refusal = CheckGroups("HYBRID_STEP", *dims);
   return refusal;
 }
 

@@ -41,7 +41,9 @@ Refusal CheckHeadGate(const Request& request, Dims* dims);                      
 Refusal CheckMix(const Request& request, Dims* dims, std::vector<int32_t>* heads);  // B N T d H
 // heads: for each of the N heads of y the head of x.
 Refusal CheckSelectHeads(const Request& request, Dims* dims, std::vector<int32_t>* heads);  // B U T d N
-Refusal CheckAlignLoss(const Request& request, Dims* dims);                                 // B H T d
+// B H K T d n p P C w, K for KV; n is -1 without maps. INFER of one token, every head with a window and an mLSTM.
+Refusal CheckHybridStep(const Request& request, Dims* dims, xh_hybrid_step_params* params);
+Refusal CheckAlignLoss(const Request& request, Dims* dims);                               // B H T d
 Refusal CheckDistillLoss(const Request& request, Dims* dims, xh_distill_params* params);  // M V k (-1 without teacher)
 Refusal CheckClip(const Request& request, Dims* dims, xh_clip_params* params);            // N, S (-1 without sums)
 Refusal CheckAdamw(const Request& request, Dims* dims, xh_adamw_params* params);          // N

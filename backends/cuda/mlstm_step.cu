@@ -1,7 +1,7 @@
 // One token of the mLSTM recurrence. The state is read and written once; all else is small. A block owns a head whole:
 // then z and m, which every column needs and which may change in place, are read and written by one block alone. Small
 // batches get large blocks, so that a block has its head's whole matrix in flight at n = d = 128.
-#include "backends/cuda/mlstm_step.cuh"
+#include "backends/cuda/mlstm_token.cuh"
 
 namespace xh::gpu::mlstm {
 namespace {
@@ -22,35 +22,6 @@ struct StepArgs {
   float scale;
   bool floored;
 };
-
-// The state passes through once: it should not push out of the caches what will be read again.
-template <int kWidth>
-__device__ Pack<float, kWidth> LoadOnce(const float* from) {
-  Pack<float, kWidth> x;
-#ifdef XH_HIP
-  x = *reinterpret_cast<const Pack<float, kWidth>*>(from);
-#else
-  if constexpr (kWidth == 4) {
-    const float4 all = __ldcs(reinterpret_cast<const float4*>(from));
-    x = {{all.x, all.y, all.z, all.w}};
-  } else {
-    x.value[0] = __ldcs(from);
-  }
-#endif
-  return x;
-}
-template <int kWidth>
-__device__ void StoreOnce(float* to, const Pack<float, kWidth>& x) {
-#ifdef XH_HIP
-  *reinterpret_cast<Pack<float, kWidth>*>(to) = x;
-#else
-  if constexpr (kWidth == 4) {
-    __stcs(reinterpret_cast<float4*>(to), make_float4(x.value[0], x.value[1], x.value[2], x.value[3]));
-  } else {
-    __stcs(to, x.value[0]);
-  }
-#endif
-}
 
 // Rows row, row + groups, ... of one column pack; zero outside.
 template <int kWidth, int kCount>

@@ -1,7 +1,7 @@
 // One token of the mLSTM recurrence for many heads, on Hopper: the state streams through shared memory by bulk copies,
 // so that each multiprocessor has two heads on their way in and one on its way out. A block goes through heads; one
 // barrier a head.
-#include "backends/cuda/mlstm_step.cuh"
+#include "backends/cuda/mlstm_token.cuh"
 #include "backends/cuda/sm90.cuh"
 
 namespace xh::gpu::mlstm {

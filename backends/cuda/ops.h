@@ -24,6 +24,7 @@ Refusal OpenFeatureMap(const Request& request, std::unique_ptr<Plan>* out);
 Refusal OpenHeadGate(const Request& request, std::unique_ptr<Plan>* out);
 Refusal OpenMix(const Request& request, std::unique_ptr<Plan>* out);
 Refusal OpenSelectHeads(const Request& request, std::unique_ptr<Plan>* out);
+Refusal OpenHybridStep(const Request& request, std::unique_ptr<Plan>* out);
 Refusal OpenAlignLoss(const Request& request, std::unique_ptr<Plan>* out);
 Refusal OpenDistillLoss(const Request& request, std::unique_ptr<Plan>* out);
 Refusal OpenAdamw(const Request& request, std::unique_ptr<Plan>* out);

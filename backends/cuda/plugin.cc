@@ -43,6 +43,9 @@ constexpr struct {
     {XH_OP_HEAD_GATE, OpenHeadGate},
     {XH_OP_MIX, OpenMix},
     {XH_OP_SELECT_HEADS, OpenSelectHeads},
+#ifdef XH_SM90
+    {XH_OP_HYBRID_STEP, OpenHybridStep},
+#endif
     {XH_OP_ALIGN_LOSS, OpenAlignLoss},
     {XH_OP_DISTILL_LOSS, OpenDistillLoss},
     {XH_OP_ADAMW, OpenAdamw},

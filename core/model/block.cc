@@ -108,6 +108,7 @@ Value BuildMixer(Graph& graph, const ModelConfig& config, int64_t layer, const B
                        rotated[0],
                        rotated[1],
                        split(qkv[2], config.kv_heads),
+                       table,
                        state,
                        input.start,
                        gate};

@@ -20,6 +20,7 @@ struct MixerContext {
   Value x;                  // [B*T, D]
   Value q_plain, k_plain;   // before RoPE, [B,H,T,d] and [B,KV,T,d]
   Value q, k, v;            // after RoPE
+  Value rope_table;         // f32[P,d], the layer's own
   const LayerState* state;  // NULL without carried state
   Value start;              // i32[B,T] of rows packed from documents, or absent
   Value* gate;              // where a kind that mixes two branches leaves its gate, or NULL

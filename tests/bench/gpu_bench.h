@@ -128,8 +128,8 @@ class Bench {
     int forward = -1;  // of BACKWARD: the place of its FORWARD among the calls; -1: the last one before it
   };
 
-  // All the calls, one after the other, as one thing.
-  Timed Time(const std::vector<Call>& calls, const char** implementation = nullptr) {
+  // All the calls, one after the other, as one thing. `recorded`: repeated as a capture.
+  Timed Time(const std::vector<Call>& calls, const char** implementation = nullptr, bool recorded = false) {
     std::vector<xh_plan*> plans;
     std::vector<void*> workspaces, saved;
     for (const Call& call : calls) {
@@ -153,22 +153,37 @@ class Bench {
       if (implementation != nullptr) *implementation = name_.c_str();
     }
     bool good = true;
+    xh_capture* capture = nullptr;
+    const auto once_all = [&] {
+      for (size_t c = 0; c < calls.size() && good; ++c) {
+        good = !Failed(g_backend->plan_run(plans[c], stream_, calls[c].args.data(),
+                                           static_cast<int32_t>(calls[c].args.size()), workspaces[c], saved[c]));
+      }
+    };
     const auto run = [&](int times) {
       const auto start = std::chrono::steady_clock::now();
       for (int i = 0; i < times && good; ++i) {
-        for (size_t c = 0; c < calls.size() && good; ++c) {
-          good = !Failed(g_backend->plan_run(plans[c], stream_, calls[c].args.data(),
-                                             static_cast<int32_t>(calls[c].args.size()), workspaces[c], saved[c]));
+        if (capture == nullptr) {
+          once_all();
+        } else {
+          good = !Failed(g_backend->capture_replay(capture, stream_));
         }
       }
       good = good && !Failed(g_backend->synchronize(stream_));
       return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / times;
     };
     run(1);
+    if (recorded && good) {
+      Must(g_backend->capture_begin(stream_));
+      once_all();
+      Must(g_backend->capture_end(stream_, &capture));
+      run(1);
+    }
     const double once = run(2);
     const int times = static_cast<int>(std::clamp(2e-3 / std::max(once, 1e-6), 1.0, 200.0));
     std::vector<double> seconds;
     for (int i = 0; i < 20 && good; ++i) seconds.push_back(run(times));
+    if (capture != nullptr) g_backend->capture_close(capture);
     for (xh_plan* plan : plans) g_backend->plan_close(plan);
     if (!good) return {};
     std::sort(seconds.begin(), seconds.end());

@@ -204,6 +204,67 @@ void TimeHeadOps(Bench& bench, int64_t b, int64_t t, int64_t h, int64_t kv, int6
   bench.Clear();
 }
 
+// A token of hybrid mixers, window full, one behind the other with state of their own: as one op each, then as the ops
+// it is composed of. Times are of one mixer.
+void TimeHybridStep(Bench& bench, int64_t b, int layers) {
+  const std::string name = "hybrid step, batch " + std::to_string(b);
+  if (!Wanted(name)) return;
+  constexpr int64_t h = 32, kv = 8, d = 128, n = 64, p = 2 * n, sinks = 4, window = 512, slots = kv * (window + sinks);
+  static const std::vector<int32_t> windows(kv, window);
+  const xh_hybrid_step_params params = {XH_SIZED(xh_hybrid_step_params),
+                                        XH_FEATURE_HEDGEHOG,
+                                        XH_NORMALIZER_PLAIN,
+                                        1,
+                                        0.088f,
+                                        sinks,
+                                        kv,
+                                        0,
+                                        windows.data()};
+  const xh_attention_params attention = {XH_SIZED(xh_attention_params), sinks, 0.088f, kv, windows.data(), 0};
+  const xh_feature_map_params map = {XH_SIZED(xh_feature_map_params), XH_FEATURE_HEDGEHOG};
+  const xh_mlstm_params mlstm = {XH_SIZED(xh_mlstm_params), XH_NORMALIZER_PLAIN, 1, 0};
+  const auto rows = [&](int64_t heads, int64_t width) { return bench.Heads(XH_BF16, b, heads, 1, width, 1); };
+  const auto swapped = [](xh_tensor x) {
+    std::swap(x.shape[1], x.shape[2]);
+    std::swap(x.stride[1], x.stride[2]);
+    return x;
+  };
+  const xh_tensor table = bench.Tensor(XH_F32, {4096, d}, 1), position = bench.Tensor(XH_I32, {b}, 0, 2000);
+  std::vector<Bench::Call> one, composed;
+  for (int layer = 0; layer < layers; ++layer) {
+    const xh_tensor q = rows(h, d), k = rows(kv, d), v = rows(kv, d), i = bench.Heads(XH_F32, b, h, 1, 0, 1),
+                    f = bench.Heads(XH_F32, b, h, 1, 0, 1, 3), query_map = bench.Tensor(XH_BF16, {h, d, n}, 0.1f),
+                    key_map = bench.Tensor(XH_BF16, {h, d, n}, 0.1f), w = bench.Tensor(XH_BF16, {h, 3 * d}, 0.02f),
+                    bias = bench.Tensor(XH_BF16, {h}, 0, -2), S = bench.Tensor(XH_F32, {b, h, p, d}, 1),
+                    z = bench.Tensor(XH_F32, {b, h, p}, 0.1f, 1), m = bench.Tensor(XH_F32, {b, h}, 1),
+                    cache_k = bench.Tensor(XH_BF16, {b, slots, d}, 1),
+                    cache_v = bench.Tensor(XH_BF16, {b, slots, d}, 1), out = rows(h, d);
+    one.push_back({XH_OP_HYBRID_STEP,
+                   XH_INFER,
+                   Bytes(params),
+                   {q, k, v, table, position, query_map, key_map, i, f, w, bias, S, z, m, cache_k, cache_v, out}});
+    const xh_tensor o = bench.Heads(XH_F32, b, h, 1, 0, 1), turned_q = rows(h, d), turned_k = rows(kv, d),
+                    phi_q = rows(h, p), phi_k = rows(h, p), x = rows(h, d), y = rows(h, d), none = {};
+    composed.push_back({XH_OP_ROPE, XH_INFER, "", {swapped(q), table, position, swapped(turned_q)}});
+    composed.push_back({XH_OP_ROPE, XH_INFER, "", {swapped(k), table, position, swapped(turned_k)}});
+    composed.push_back({XH_OP_HEAD_GATE, XH_INFER, "", {q, k, v, w, bias, o}});
+    composed.push_back({XH_OP_FEATURE_MAP, XH_INFER, Bytes(map), {turned_q, query_map, phi_q}});
+    composed.push_back({XH_OP_FEATURE_MAP, XH_INFER, Bytes(map), {turned_k, key_map, phi_k}});
+    composed.push_back({XH_OP_MLSTM, XH_INFER, Bytes(mlstm), {phi_q, phi_k, v, i, f, S, z, m, none, x, S, z, m}});
+    composed.push_back(
+        {XH_OP_ATTENTION, XH_INFER, Bytes(attention), {turned_q, turned_k, v, cache_k, cache_v, position, none, y}});
+    composed.push_back({XH_OP_MIX, XH_INFER, "", {o, x, y, out}});
+  }
+  const double bytes = static_cast<double>(b) * (8.0 * h * p * d + 4.0 * slots * d) + 4.0 * h * d * n;
+  for (const auto* calls : {&one, &composed}) {
+    Bench::Timed timed = bench.Time(*calls, nullptr, true);
+    timed.median /= layers;
+    timed.best /= layers;
+    Print(name + (calls == &one ? ", one op" : ", composed"), timed, bytes, 0, bench);
+  }
+  bench.Clear();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -232,6 +293,9 @@ int main(int argc, char** argv) {
     TimeMlstm(bench, s);
   }
   for (const int64_t b : {1, 8, 64}) TimeStep(bench, b);
+  TimeHybridStep(bench, 1, 32);
+  TimeHybridStep(bench, 8, 8);
+  TimeHybridStep(bench, 64, 4);
   TimeAttention(bench, {8, 32, 8, 8192, 128, 512, 4}, true);
   TimeAttention(bench, {8, 32, 8, 8192, 128, 0, 0}, false);
   TimeAttention(bench, {16, 32, 8, 4096, 64, 512, 4}, true);

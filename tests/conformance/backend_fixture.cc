@@ -124,6 +124,8 @@ Counts CountsOf(xh_op op) {
       return {9, 4};
     case XH_OP_ATTENTION:
       return {7, 1};
+    case XH_OP_HYBRID_STEP:
+      return {16, 1};
     case XH_OP_HEAD_GATE:
     case XH_OP_DISTILL_LOSS:
       return {5, 1};
@@ -134,12 +136,14 @@ Counts CountsOf(xh_op op) {
   }
 }
 
-// Whether the op may write argument `index` in this pass. A decoding attention also writes its cache.
+// Whether the op may write argument `index` in this pass. A decoding attention also writes its cache, a step of a
+// hybrid mixer its state too.
 bool Written(xh_op op, xh_pass pass, int index) {
   const Counts counts = CountsOf(op);
   if (pass == XH_BACKWARD) return index >= counts.inputs + 2 * counts.outputs;
   const bool cache = op == XH_OP_ATTENTION && (index == 3 || index == 4);
-  return index >= counts.inputs || cache;
+  const bool state = op == XH_OP_HYBRID_STEP && index >= 11;
+  return index >= counts.inputs || cache || state;
 }
 
 // Writes argument `i` into its memory, and marks the bytes that the op may write.

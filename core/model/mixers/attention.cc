@@ -5,11 +5,12 @@
 
 namespace xh {
 
+double LocalScale(const MixerContext& context) { return 1.0 / std::sqrt(static_cast<double>(context.config.head_dim)); }
+
 Value LocalBranch(Graph& graph, const MixerContext& context) {
-  const double scale = 1.0 / std::sqrt(static_cast<double>(context.config.head_dim));
   const AttentionCache* cache = context.state != nullptr ? &context.state->cache : nullptr;
-  return Attention(graph, context.q, context.k, context.v, context.mixer.windows, context.mixer.sinks, scale, cache,
-                   context.start);
+  return Attention(graph, context.q, context.k, context.v, context.mixer.windows, context.mixer.sinks,
+                   LocalScale(context), cache, context.start);
 }
 
 }  // namespace xh

@@ -31,23 +31,31 @@ std::vector<Value> Gates(Graph& graph, const MixerContext& context) {
 
 }  // namespace
 
-Value MlstmBranch(Graph& graph, const MixerContext& context) {
+MlstmParts MlstmPartsOf(Graph& graph, const MixerContext& context) {
   const std::string& map = context.mixer.feature_map;
-  xh_mlstm_params params{XH_SIZED(xh_mlstm_params), XH_NORMALIZER_PLAIN, 1.0f, 0};
-  Value q, k;
+  const std::string prefix = context.prefix + "xlstm.";
+  MlstmParts parts = {XH_NORMALIZER_PLAIN, 1.0, XH_FEATURE_SOFTMAX, kAbsent, kAbsent, kAbsent, kAbsent};
   if (map == "none") {  // q.z may be near zero: it needs the floor and the scale
-    params.normalizer = XH_NORMALIZER_MAX;
-    params.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(context.config.head_dim)));
-    q = context.q;
-    k = RepeatHeads(graph, context, context.k);
+    parts.normalizer = XH_NORMALIZER_MAX;
+    parts.scale = 1.0 / std::sqrt(static_cast<double>(context.config.head_dim));
   } else {
-    const xh_feature_map kind = map == "hedgehog" ? XH_FEATURE_HEDGEHOG : XH_FEATURE_SOFTMAX;
-    const std::string prefix = context.prefix + "xlstm.";
-    q = FeatureMap(graph, context.q, context.bind(graph, prefix + "query_features.weight"), kind);
-    k = FeatureMap(graph, context.k, context.bind(graph, prefix + "key_features.weight"), kind);
+    if (map == "hedgehog") parts.map = XH_FEATURE_HEDGEHOG;
+    parts.query_map = context.bind(graph, prefix + "query_features.weight");
+    parts.key_map = context.bind(graph, prefix + "key_features.weight");
   }
   const std::vector<Value> gates = Gates(graph, context);
-  return Mlstm(graph, q, k, context.v, gates[0], gates[1], params,
+  parts.i = gates[0];
+  parts.f = gates[1];
+  return parts;
+}
+
+Value MlstmBranch(Graph& graph, const MixerContext& context) {
+  const MlstmParts parts = MlstmPartsOf(graph, context);
+  const xh_mlstm_params params{XH_SIZED(xh_mlstm_params), parts.normalizer, static_cast<float>(parts.scale), 0};
+  const bool maps = parts.query_map.valid();
+  Value q = maps ? FeatureMap(graph, context.q, parts.query_map, parts.map) : context.q;
+  Value k = maps ? FeatureMap(graph, context.k, parts.key_map, parts.map) : RepeatHeads(graph, context, context.k);
+  return Mlstm(graph, q, k, context.v, parts.i, parts.f, params,
                context.state != nullptr ? &context.state->mlstm : nullptr, context.start);
 }
 
