@@ -11,7 +11,6 @@
 // state and the cache may not be read by then: kernels that let the next begin at once (matmul_thin.cu) say nothing
 // about who wrote before them. They are fetched to L2, which is always right, and read behind the wait.
 #include <algorithm>
-#include <cstdlib>
 
 #include "backends/cuda/attention.h"
 #include "backends/cuda/mlstm_token.cuh"
@@ -19,9 +18,6 @@
 #include "backends/cuda/rows.cuh"
 #include "backends/cuda/sm90.cuh"
 
-#ifndef XH_STEP_MIN
-#define XH_STEP_MIN 2
-#endif
 namespace xh::gpu {
 namespace {
 
@@ -31,10 +27,12 @@ constexpr int kWorkers = 256, kWarps = kWorkers / kWarp, kThreads = kWorkers + k
 constexpr int kMapRows = 4;     // rows of a map that are under way for a thread
 constexpr int kKeys = 3;        // keys and as many values that are
 constexpr int kMostPacks = 16;  // of the state that are
-constexpr int kMostCluster = 16;
+constexpr int kMostCluster = 16, kGoodCluster = 8;
 constexpr int kMostMap = 256;  // columns of a map
 constexpr int kLine = 128;     // bytes that L2 fetches
 constexpr int kWorkerBarrier = 1;
+constexpr int64_t kMostPairs = 1;  // heads of all sequences, for each multiprocessor
+constexpr int kInboxMore = 4;      // behind the columns that a block gets: their maximum and sum
 
 struct Slots {  // of each key/value head in the cache
   int32_t first[attention::kMostKvHeads], window[attention::kMostKvHeads];
@@ -74,8 +72,8 @@ struct Layout {
       at += (count + 3) / 4 * 4;
       return first;
     };
-    q = take(group * dim);
-    k = take(dim);
+    q = take((group + 1) * dim);
+    k = q + group * dim;
     v = take(dim);
     phi = take(2 * features);  // of q, then of k
     z = take(features);
@@ -85,7 +83,8 @@ struct Layout {
     most = take(heads_at_once);
     sum = take(heads_at_once);
     totals = take(kWarps * columns);
-    inbox = take(group * slices * (columns + 2));  // by block of the cluster: a part of y, its maximum and its sum
+    inbox =
+        take(group * slices * (columns + kInboxMore));  // by block of the cluster: a part of y, its maximum and its sum
     own_k = take(dim * bytes / 4);
     own_v = take(dim * bytes / 4);
     packs = all < kMostPacks ? all : kMostPacks;
@@ -104,10 +103,12 @@ struct Scalars {
 __device__ inline void ClusterArrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 __device__ inline void ClusterWait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 // Writes to the place that `mine` has in this block, in another block of the cluster.
-__device__ inline void StoreTo(int rank, float* mine, float value) {
+__device__ inline void StoreTo(int rank, float* mine, const Pack<float, 4>& four) {
   uint32_t place;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(place) : "r"(sm90::SharedAddress(mine)), "r"(rank));
-  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(place), "f"(value) : "memory");
+  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(place), "f"(four.value[0]), "f"(four.value[1]),
+               "f"(four.value[2]), "f"(four.value[3])
+               : "memory");
 }
 
 // ---- what a block has ----
@@ -147,6 +148,20 @@ __device__ void FetchMemory(const StepArgs<T>& a, const Place& at) {
   }
 }
 
+// ---- shared memory ----
+
+// Rows of q lie in fours: the first of every 16 bytes of a key, then the second. Threads with neighbouring pieces of a
+// key then read neighbouring fours.
+template <class T, int kDim>
+__device__ inline int PlaceOf(int column) {
+  if constexpr (kPack<T> == 4) {
+    return column;
+  } else {
+    return (column & 4) * (kDim / 8) + (column >> 3) * 4 + (column & 3);
+  }
+}
+__device__ inline Pack<float, 4>& FourAt(float* at) { return *reinterpret_cast<Pack<float, 4>*>(at); }
+
 // ---- 16 bytes ----
 //
 // What is under way is held as words: a compiler that sees elements of 16 bits gives each a register.
@@ -184,14 +199,14 @@ __device__ void Rotate(const StepArgs<T>& a, const Place& at, int64_t position, 
     LoadPack<T, 2>(from + kHalf + 2 * lane, high);
     LoadPack<float, 2>(angles, cosine);
     LoadPack<float, 2>(angles + kHalf, sine);
-    float* const to = memory + (row < a.group ? l.q + row * kDim : l.k) + 2 * lane;
+    float* const to = memory + l.q + row * kDim;
     T* const own = reinterpret_cast<T*>(memory + l.own_k) + 2 * lane;
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const T first = FromFloat<T>(low[e] * cosine[e] - high[e] * sine[e]);
       const T second = FromFloat<T>(high[e] * cosine[e] + low[e] * sine[e]);
-      to[e] = ToFloat(first);
-      to[kHalf + e] = ToFloat(second);
+      to[PlaceOf<T, kDim>(2 * lane + e)] = ToFloat(first);
+      to[PlaceOf<T, kDim>(kHalf + 2 * lane + e)] = ToFloat(second);
       if (row < a.group) continue;
       own[e] = first;
       own[kHalf + e] = second;
@@ -241,11 +256,12 @@ __device__ void PutScores(const StepArgs<T>& a, int64_t head, const MapWork<T>& 
     for (int j = 0; j < kMapRows; ++j) {
       const int r = row + j * work.step;
       if (r >= kDim) break;
+      const float q_r = q[PlaceOf<T, kDim>(r)], k_r = k[PlaceOf<T, kDim>(r)];
       const auto query = Elements<T>(rows.q[j]), key = Elements<T>(rows.k[j]);
 #pragma unroll
       for (int e = 0; e < kEach; ++e) {
-        sum_q[e] = fmaf(q[r], ToFloat(query.value[e]), sum_q[e]);
-        sum_k[e] = fmaf(k[r], ToFloat(key.value[e]), sum_k[e]);
+        sum_q[e] = fmaf(q_r, ToFloat(query.value[e]), sum_q[e]);
+        sum_k[e] = fmaf(k_r, ToFloat(key.value[e]), sum_k[e]);
       }
     }
   }
@@ -260,9 +276,9 @@ __device__ void PutScores(const StepArgs<T>& a, int64_t head, const MapWork<T>& 
   if (lane >= work.packs) return;
   float* const to = scores + warp * 2 * a.map_columns + work.pack * kEach;
 #pragma unroll
-  for (int e = 0; e < kEach; ++e) {
-    to[e] = sum_q[e];
-    to[a.map_columns + e] = sum_k[e];
+  for (int four = 0; four < kEach; four += 4) {
+    FourAt(to + four) = {{sum_q[four], sum_q[four + 1], sum_q[four + 2], sum_q[four + 3]}};
+    FourAt(to + a.map_columns + four) = {{sum_k[four], sum_k[four + 1], sum_k[four + 2], sum_k[four + 3]}};
   }
 }
 
@@ -300,8 +316,8 @@ __device__ void PutFeatures(const StepArgs<T>& a, const float* q, const float* k
   const int warp = static_cast<int>(threadIdx.x) / kWarp, n = a.map_columns, halves = a.hedgehog ? 2 : 1;
   if (n == 0) {
     for (int c = static_cast<int>(threadIdx.x); c < kDim; c += kWorkers) {
-      phi[c] = a.mlstm_scale * q[c];
-      phi[a.features + c] = k[c];
+      phi[c] = a.mlstm_scale * q[PlaceOf<T, kDim>(c)];
+      phi[a.features + c] = k[PlaceOf<T, kDim>(c)];
     }
     return;
   }
@@ -337,12 +353,15 @@ struct RowWork {
 template <class T, int kDim>
 __device__ void LoadRows(const StepArgs<T>& a, const View<T>& cache, const Place& at, int row, uint4 (&words)[kKeys]) {
   const RowWork<T, kDim> work;
-  const int slots = a.sinks + a.slots.window[at.kv];
+  const int slots = a.sinks + a.slots.window[at.kv], step = work.kRows * a.cluster();
+  int slot = (row + work.row) * a.cluster() + at.rank;
+  const T* from = cache.At(at.b, a.slots.first[at.kv] + slot) + work.lane * kPack<T>;
 #pragma unroll
   for (int j = 0; j < kKeys; ++j) {
-    const int slot = (row + work.row + j * work.kRows) * a.cluster() + at.rank;
     if (slot >= slots) break;
-    words[j] = LoadWords(cache.At(at.b, a.slots.first[at.kv] + slot) + work.lane * kPack<T>);
+    words[j] = LoadWords(from);
+    from += step * cache.stride[1];
+    slot += step;
   }
 }
 
@@ -362,16 +381,26 @@ __device__ void ScoreKeys(const StepArgs<T>& a, const Place& at, const Visible& 
   const RowWork<T, kDim> work;
   for (int base = 0; base < visible.rows; base += work.kRows * kKeys) {
     if (base > 0 || first > 0) LoadRows<T, kDim>(a, a.cache_k, at, base, words);
-    float score[kHeads][kKeys] = {};
+    Pack<T, kEach> key[kKeys];
 #pragma unroll
     for (int j = 0; j < kKeys; ++j) {
       const int slot = (base + work.row + j * work.kRows) * a.cluster() + at.rank;
-      const auto key = SeenRow<T, kDim>(words[j], slot == visible.own, memory + l.own_k);
+      key[j] = SeenRow<T, kDim>(words[j], slot == visible.own, memory + l.own_k);
+    }
+    float score[kHeads][kKeys] = {};
 #pragma unroll
-      for (int h = 0; h < kHeads; ++h) {
-        const float* const q = memory + l.q + (first + h < a.group ? first + h : first) * kDim + work.lane * kEach;
+    for (int h = 0; h < kHeads; ++h) {
+      float* const q = memory + l.q + (first + h < a.group ? first + h : first) * kDim + work.lane * 4;
 #pragma unroll
-        for (int e = 0; e < kEach; ++e) score[h][j] = fmaf(q[e], ToFloat(key.value[e]), score[h][j]);
+      for (int four = 0; four < kEach / 4; ++four) {
+        const Pack<float, 4> part = FourAt(q + four * (kDim / 2));
+#pragma unroll
+        for (int j = 0; j < kKeys; ++j) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            score[h][j] = fmaf(part.value[e], ToFloat(key[j].value[four * 4 + e]), score[h][j]);
+          }
+        }
       }
     }
 #pragma unroll
@@ -450,7 +479,12 @@ __device__ void AddValues(const StepArgs<T>& a, const Place& at, const Visible& 
 #pragma unroll
   for (int h = 0; h < kHeads; ++h) {
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) memory[l.out + (warp * kHeads + h) * kDim + work.lane * kEach + e] = out[h][e];
+    for (int four = 0; four < kEach / 4; ++four) {
+      Pack<float, 4> part;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) part.value[e] = out[h][four * 4 + e];
+      FourAt(memory + l.out + (warp * kHeads + h) * kDim + work.lane * 4 + four * (kDim / 2)) = part;
+    }
   }
 }
 
@@ -458,18 +492,22 @@ __device__ void AddValues(const StepArgs<T>& a, const Place& at, const Visible& 
 template <class T, int kDim, int kHeads>
 __device__ void Send(const StepArgs<T>& a, const Place& at, int first, float* memory, const Layout& l) {
   const int columns = kDim / a.slices;
-  for (int e = static_cast<int>(threadIdx.x); e < kHeads * kDim; e += kWorkers) {
-    const int h = e / kDim, c = e % kDim;
+  for (int e = static_cast<int>(threadIdx.x); e < kHeads * kDim / 4; e += kWorkers) {
+    const int h = e / (kDim / 4), c = e % (kDim / 4) * 4;
     if (first + h >= a.group) return;
-    float out = 0.0f;
+    Pack<float, 4> out = {};
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) out += memory[l.out + (w * kHeads + h) * kDim + c];
+    for (int w = 0; w < kWarps; ++w) {
+      const Pack<float, 4> part = FourAt(memory + l.out + (w * kHeads + h) * kDim + PlaceOf<T, kDim>(c));
+#pragma unroll
+      for (int f = 0; f < 4; ++f) out.value[f] += part.value[f];
+    }
     const int to = (first + h) * a.slices + c / columns;
-    float* const place = memory + l.inbox + at.rank * (columns + 2);
+    float* const place = memory + l.inbox + at.rank * (columns + kInboxMore);
     StoreTo(to, place + c % columns, out);
     if (c % columns != 0) continue;
-    StoreTo(to, place + columns, memory[l.sum + h] == 0.0f ? -kInfinity : memory[l.most + h]);
-    StoreTo(to, place + columns + 1, memory[l.sum + h]);
+    const float sum = memory[l.sum + h];
+    StoreTo(to, place + columns, Pack<float, 4>{{sum == 0.0f ? -kInfinity : memory[l.most + h], sum, 0.0f, 0.0f}});
   }
 }
 
@@ -490,11 +528,12 @@ struct StateWork {
 template <class T>
 __device__ void FetchState(const StepArgs<T>& a, const Place& at, const StateWork& work, int columns, int packs,
                            float* state) {
-  for (int j = 0; j < packs; ++j) {
-    const int r = work.first + j * work.step;
-    if (r >= a.features) break;
-    CopyWords(state + (j * kWorkers + static_cast<int>(threadIdx.x)) * 4,
-              a.s.At(at.b, at.head, r) + at.slice * columns + work.lane * 4);
+  const float* from = a.s.At(at.b, at.head, work.first) + at.slice * columns + work.lane * 4;
+  float* to = state + threadIdx.x * 4;
+  for (int j = 0; j < packs && work.first + j * work.step < a.features; ++j) {
+    CopyWords(to, from);
+    from += work.step * a.s.stride[2];
+    to += kWorkers * 4;
   }
 }
 
@@ -506,10 +545,10 @@ __device__ void UpdateState(const StepArgs<T>& a, const Place& at, const StateWo
   float value[4], total[4] = {};
 #pragma unroll
   for (int w = 0; w < 4; ++w) value[w] = gates.keep * memory[l.v + at.slice * columns + work.lane * 4 + w];
+  float* place = a.s.At(at.b, at.head, work.first) + at.slice * columns + work.lane * 4;
   WaitForCopies();
 #pragma unroll 4
-  for (int r = work.first, j = 0; r < a.features; r += work.step, ++j) {
-    float* const place = a.s.At(at.b, at.head, r) + at.slice * columns + work.lane * 4;
+  for (int r = work.first, j = 0; r < a.features; r += work.step, ++j, place += work.step * a.s.stride[2]) {
     Pack<float, 4> s;
     if (j < l.packs) {
       s = *reinterpret_cast<const Pack<float, 4>*>(state + (j * kWorkers + static_cast<int>(threadIdx.x)) * 4);
@@ -595,10 +634,10 @@ __device__ void Finish(const StepArgs<T>& a, const Place& at, int columns, const
 #pragma unroll
   for (int w = 0; w < kWarps; ++w) total += memory[l.totals + w * columns + c];
 #pragma unroll 4
-  for (int r = 0; r < cluster; ++r) most = fmaxf(most, memory[l.inbox + r * (columns + 2) + columns]);
+  for (int r = 0; r < cluster; ++r) most = fmaxf(most, memory[l.inbox + r * (columns + kInboxMore) + columns]);
 #pragma unroll 4
   for (int r = 0; r < cluster; ++r) {
-    const float* const part = memory + l.inbox + r * (columns + 2);
+    const float* const part = memory + l.inbox + r * (columns + kInboxMore);
     const float weight = most == -kInfinity ? 1.0f : expf(part[columns] - most);
     sum = fmaf(weight, part[columns + 1], sum);
     out = fmaf(weight, part[c], out);
@@ -620,7 +659,7 @@ __device__ bool PositionsFit(const StepArgs<T>& a) {
 }
 
 template <class T, int kDim, int kHeads>
-__global__ void __launch_bounds__(kThreads, XH_STEP_MIN) HybridStep(const __grid_constant__ StepArgs<T> a) {
+__global__ void __launch_bounds__(kThreads, 2) HybridStep(const __grid_constant__ StepArgs<T> a) {
   extern __shared__ __align__(16) float memory[];
   __shared__ Scalars scalars;
   const Layout l(kDim, a.group, a.slices, a.features, a.map_columns, a.most_slots, kHeads, sizeof(T));
@@ -734,11 +773,11 @@ Kernel<T> KernelFor(const Sizes& s) {
   return s.dim == 64 ? KernelFor<T, 64>(s.heads_at_once()) : KernelFor<T, 128>(s.heads_at_once());
 }
 
-// As many slices of a head as a cluster holds, and as still fill the device with all blocks at once.
+// As many slices of a head as still find room in the device all at once. Clusters of more than kGoodCluster blocks, of
+// which few devices hold as many as their multiprocessors suggest, are for large groups alone.
 int ChooseSlices(const Sizes& s, int multiprocessors) {
-  if (const char* forced = std::getenv("XH_STEP_SLICES")) return std::atoi(forced);
   int slices = 1;
-  while (2 * slices * s.group() <= kMostCluster && s.dim / (2 * slices) >= 16 &&
+  while (2 * slices * s.group() <= kGoodCluster && s.dim / (2 * slices) >= 16 &&
          s.batch * s.heads * 2 * slices <= 2 * multiprocessors) {
     slices *= 2;
   }
@@ -857,8 +896,9 @@ Refusal CheckSizes(const Sizes& s, xh_dtype dtype, const Facts& facts) {
     return Unsupported("HYBRID_STEP: n is " + std::to_string(s.map_columns) + ", powers of two from " +
                        std::to_string(pack) + " to " + std::to_string(pack * kWarp) + " are there");
   }
-  if (s.batch * s.heads * kMostCluster > std::numeric_limits<int32_t>::max()) {
-    return Unsupported("HYBRID_STEP: B is " + std::to_string(s.batch) + ", the grid of blocks would be too large");
+  if (s.batch * s.heads > kMostPairs * facts.multiprocessors) {
+    return Unsupported("HYBRID_STEP: B is " + std::to_string(s.batch) + " with H " + std::to_string(s.heads) +
+                       ", so many are faster op by op");
   }
   return {};
 }

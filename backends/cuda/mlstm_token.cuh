@@ -38,9 +38,11 @@ __device__ inline void StoreOnce(float* to, const Pack<float, kWidth>& x) {
 struct TokenGates {
   float decay, keep, floor, m;
 };
-// In double: the state would gather what float loses token by token.
+// What is added to m is added in double: m may be large, and the state would gather what float loses there token by
+// token. The logarithm itself is small where memory is long: float has digits enough for it, and double's functions
+// would take longer than the rest of a kernel.
 __device__ inline TokenGates FindGates(float i, float f, double m) {
-  const double forget = fmin(static_cast<double>(f), 0.0) - log1p(exp(-fabs(static_cast<double>(f))));
+  const double forget = static_cast<double>(fminf(f, 0.0f) - log1pf(expf(-fabsf(f))));
   const double carried = forget + m, in = static_cast<double>(i);
   double most = carried > in || carried != carried ? carried : in;  // NaN wins
   if (most < static_cast<double>(kNone)) most = static_cast<double>(kNone);

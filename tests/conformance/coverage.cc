@@ -76,6 +76,8 @@ const char* OpName(xh_op op) {
   return found == std::end(kOps) ? "unknown op" : found->name;
 }
 
+bool MayBeLeftOut(const std::string& op) { return op == OpName(XH_OP_HYBRID_STEP); }
+
 const std::vector<xh_op>& AllOps() {
   static const std::vector<xh_op> ops = [] {
     std::vector<xh_op> all;

@@ -14,6 +14,8 @@ namespace xh::test {
 
 const char* OpName(xh_op op);
 const std::vector<xh_op>& AllOps();
+// Whether xhybrid_plugin.h lets a backend leave calls of the op out: no gap then.
+bool MayBeLeftOut(const std::string& op);
 
 // The dtype that a call is counted under: bf16 where any argument is, else f32, else that of the first argument.
 std::string DtypeName(const std::vector<xh_dtype>& dtypes);

@@ -130,6 +130,17 @@ enum {
   /* x[B,U,T,d] -> y[B,N,T,d]: head j of y is head heads[j] of x, which may come several times. needs nothing.
    * xh_heads_params. */
   XH_OP_SELECT_HEADS = 37,
+  /* One token of a hybrid mixer whose heads all have both branches (SPEC.md 1, steps 2 to 6): q[B,H,T,d], k[B,KV,T,d],
+   * v[B,KV,T,d] with T = 1 and q, k before RoPE, table f32[P,d], position i32[B], query_map[H,d,n]?, key_map[H,d,n]?
+   * (both or none), i f32[B,H,T], f f32[B,H,T], w[H,3d], b[H], S f32[B,H,p,d], z f32[B,H,p], m f32[B,H],
+   * cache_k[B,C,d], cache_v[B,C,d] -> h[B,H,T,d]; S, z, m and the cache are updated in place. It is the composition of
+   *   o = XH_OP_HEAD_GATE(q, k, v, w, b), q' = XH_OP_ROPE(q), k' = XH_OP_ROPE(k),
+   *   x = XH_OP_MLSTM(XH_OP_FEATURE_MAP(q', query_map), XH_OP_FEATURE_MAP(k', key_map), v, i, f) with the state,
+   *   y = XH_OP_ATTENTION(q', k', v) with the cache at `position`, h = XH_OP_MIX(o, x, y)
+   * where results in between may keep more digits. p is n, 2n with hedgehog maps, and d without maps: then q' and k'
+   * are the features. The memory of maps, S and cache begins at multiples of 16 bytes. A position is below P.
+   * Backends may leave it out; the host composes then. INFER only. xh_hybrid_step_params. */
+  XH_OP_HYBRID_STEP = 38,
 
   /* student x[B,H,T,d], teacher[B,H,T,d], scale f32[1] -> sums f32[2] = { sum (x - teacher)^2, sum teacher^2 }
    * (accumulated in double). BACKWARD has no output gradient: dx = 2 scale (x - teacher). needs both and scale. */
@@ -210,6 +221,18 @@ typedef struct xh_heads_params {
   int32_t count;
   const int32_t* heads; /* [count], increasing (XH_OP_SELECT_HEADS: or equal), borrowed during plan_open */
 } xh_heads_params;
+
+typedef struct xh_hybrid_step_params {
+  uint32_t struct_size;
+  xh_feature_map map;       /* of both maps; not read without them */
+  xh_normalizer normalizer; /* of the mLSTM, as mlstm_scale, which multiplies its q */
+  float mlstm_scale;
+  float scale; /* of attention, as what follows */
+  int32_t sinks;
+  int32_t kv_heads;
+  int32_t reserved;       /* must be 0 */
+  const int32_t* windows; /* [kv_heads], at least 1 each, borrowed during plan_open */
+} xh_hybrid_step_params;
 
 typedef int32_t xh_kl_mode;
 enum {
