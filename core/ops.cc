@@ -17,6 +17,7 @@ constexpr OpTraits kTraits[] = {
     {XH_OP_FILL, "fill", 0, 0, false},
     {XH_OP_REDUCE, "reduce", 0, 0, false},
     {XH_OP_TOP_K, "top_k", 0, 0, false},
+    {XH_OP_DENSE, "dense", 0, 0, false},
     {XH_OP_MLSTM, "mlstm", 0b111111111, 0b0001, false},
     {XH_OP_ATTENTION, "attention", 0b1000111, 0b1, false},
     {XH_OP_FEATURE_MAP, "feature_map", 0b11, 0b1, false},
@@ -54,23 +55,82 @@ Value MatMul(Graph& graph, Value x, Value w, Value bias, xh_dtype dtype) {
   return One(graph, XH_OP_MATMUL, {x, w, bias}, {dtype, {graph.shape(x)[0], graph.shape(w)[0]}});
 }
 
-std::vector<Value> MatMuls(Graph& graph, Value x, const std::vector<Value>& weights, const std::vector<Value>& biases,
-                           xh_dtype dtype) {
+namespace {
+
+// Weights of several products of one x as those of one.
+struct JoinedLayer {
+  Value weight, bias;
+};
+// False where they do not lie one behind the other, or something trains.
+bool Join(Graph& graph, Value x, const std::vector<Value>& weights, const std::vector<Value>& biases,
+          JoinedLayer* joined) {
   const bool has_bias = biases[0].valid();
+  *joined = {weights[0], biases[0]};
+  if (weights.size() == 1) return !graph.RequiresGradient(x) && !graph.RequiresGradient(weights[0]);
+  joined->weight = graph.RequiresGradient(x) ? kAbsent : graph.Joined(weights);
+  joined->bias = has_bias ? graph.Joined(biases) : kAbsent;
+  return joined->weight.valid() && joined->bias.valid() == has_bias;
+}
+
+// The columns of a joined product, by weight.
+std::vector<Value> Apart(Graph& graph, Value rows, const std::vector<Value>& weights) {
+  if (weights.size() == 1) return {rows};
   std::vector<Value> products;
-  Value weight = graph.RequiresGradient(x) ? kAbsent : graph.Joined(weights);
-  Value bias = has_bias ? graph.Joined(biases) : kAbsent;
-  if (!weight.valid() || bias.valid() != has_bias) {
-    for (size_t j = 0; j < weights.size(); ++j) products.push_back(MatMul(graph, x, weights[j], biases[j], dtype));
-    return products;
-  }
-  Value rows = MatMul(graph, x, weight, bias, dtype);
   int64_t first = 0;
   for (Value part : weights) {
     products.push_back(graph.Columns(rows, first, graph.shape(part)[0]));
     first += graph.shape(part)[0];
   }
   return products;
+}
+
+// XH_OP_DENSE, or absent where something trains or the device leaves it out.
+Value OneDense(Graph& graph, const DenseLayer& layer) {
+  const Normed& x = layer.x;
+  JoinedLayer joined;
+  if (!Join(graph, x.x, layer.weights, layer.biases, &joined)) return kAbsent;
+  const int64_t columns = graph.shape(joined.weight)[0] / (layer.gated ? 2 : 1);
+  const OutputType output{layer.dtype != 0 ? layer.dtype : graph.dtype(x.x), {graph.shape(x.x)[0], columns}};
+  const xh_dense_params params{XH_SIZED(xh_dense_params), layer.gated ? XH_DENSE_SWIGLU : XH_DENSE_LINEAR,
+                               static_cast<float>(x.eps)};
+  const std::vector<Value> inputs = {x.x, x.w, joined.weight, joined.bias, layer.residual};
+  for (Value input : inputs) {
+    if (graph.RequiresGradient(input)) return kAbsent;
+  }
+  std::vector<Value> args = inputs;
+  args.push_back(graph.Uninitialized(output));
+  if (!graph.Offers(XH_OP_DENSE, XH_INFER, &params, sizeof(params), args)) return kAbsent;
+  return One(graph, XH_OP_DENSE, params, inputs, output);
+}
+
+}  // namespace
+
+std::vector<Value> MatMuls(Graph& graph, Value x, const std::vector<Value>& weights, const std::vector<Value>& biases,
+                           xh_dtype dtype) {
+  JoinedLayer joined;
+  if (Join(graph, x, weights, biases, &joined)) {
+    return Apart(graph, MatMul(graph, x, joined.weight, joined.bias, dtype), weights);
+  }
+  std::vector<Value> products;
+  for (size_t j = 0; j < weights.size(); ++j) products.push_back(MatMul(graph, x, weights[j], biases[j], dtype));
+  return products;
+}
+
+Normed NormedOf(Graph& graph, Value x, Value w, double eps) {
+  Normed normed = x;
+  normed.w = w;
+  normed.y = RmsNorm(graph, x, w, eps);
+  normed.eps = eps;
+  return normed;
+}
+
+std::vector<Value> Dense(Graph& graph, const DenseLayer& layer) {
+  const Value one = OneDense(graph, layer);
+  if (one.valid()) return layer.gated ? std::vector<Value>{one} : Apart(graph, one, layer.weights);
+  std::vector<Value> y = MatMuls(graph, layer.x.y, layer.weights, layer.biases, layer.dtype);
+  if (layer.gated) y = {SwiGlu(graph, y[0], y[1])};
+  if (layer.residual.valid()) y[0] = Add(graph, layer.residual, y[0]);
+  return y;
 }
 
 Value RmsNorm(Graph& graph, Value x, Value w, double eps) {

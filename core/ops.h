@@ -18,6 +18,26 @@ Value RmsNorm(Graph& graph, Value x, Value w, double eps);       // [M,D]
 Value Rope(Graph& graph, Value x, Value table, Value position);  // [B,H,T,d] view; position i32[B] or i32[B*T]
 Value Add(Graph& graph, Value a, Value b);
 Value SwiGlu(Graph& graph, Value gate, Value up);
+// What a layer reads, y = RmsNorm(x, w), with what it is made of, for a layer that makes it itself; or x as it is, and
+// no w. A y that nobody reads is not computed.
+struct Normed {
+  Normed(Value value = kAbsent) : x(value), y(value) {}
+  Value x, w, y;
+  double eps = 0;
+};
+Normed NormedOf(Graph& graph, Value x, Value w, double eps);
+// A dense layer with what stands around it: residual? + f(x.y w^T + bias?), f being the identity, or of two weights, if
+// `gated`, silu of the first product times the second. Where nothing trains and the device offers it, it is one op
+// (XH_OP_DENSE, with fewer roundings), else RmsNorm, MatMuls, SwiGlu and Add. Weights that do not train are constants.
+struct DenseLayer {
+  Normed x;
+  std::vector<Value> weights, biases;
+  bool gated = false;
+  Value residual = kAbsent;
+  xh_dtype dtype = 0;  // of the result, 0 for x's
+};
+// -> [M,N_j] of each weight; one value where it is gated. A residual goes with one weight, or two that are gated.
+std::vector<Value> Dense(Graph& graph, const DenseLayer& layer);
 Value Embed(Graph& graph, Value table, Value ids, xh_dtype dtype);  // ids[M] -> [M,D]
 Value Cast(Graph& graph, Value x, xh_dtype dtype);
 Value FeatureMap(Graph& graph, Value u, Value a, xh_feature_map kind);      // u[B,U,T,d], a[H,d,n] -> [B,H,T,n|2n]

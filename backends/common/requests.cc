@@ -17,6 +17,7 @@ constexpr OpSlots kOps[] = {
     {XH_OP_FILL, "FILL", 0, 1},
     {XH_OP_REDUCE, "REDUCE", 1, 1},
     {XH_OP_TOP_K, "TOP_K", 1, 2},
+    {XH_OP_DENSE, "DENSE", 5, 1},
     {XH_OP_MLSTM, "MLSTM", 9, 4},
     {XH_OP_ATTENTION, "ATTENTION", 7, 1},
     {XH_OP_FEATURE_MAP, "FEATURE_MAP", 2, 1},
@@ -215,6 +216,32 @@ Refusal CheckTopK(const Request& request, Dims* dims, xh_top_k_params* params) {
   }
   if ((*dims)['V'] > INT32_MAX) return Invalid("TOP_K: V is " + std::to_string((*dims)['V']) + ", ids are i32");
   return {};
+}
+
+Refusal CheckDense(const Request& request, Dims* dims, xh_dense_params* params) {
+  Refusal refusal = RequireInfer("DENSE", request);
+  if (refusal.code != 0) return refusal;
+  refusal = CheckArguments("DENSE", request,
+                           {{"x", "MD", Type::kFloat, 0},
+                            {"norm", "D", Type::kFloat, kOptional},
+                            {"w", "ND", Type::kFloat, 0},
+                            {"bias", "N", Type::kFloat, kOptional},
+                            {"residual", "MF", Type::kFloat, kOptional}},
+                           {{"y", "MF", Type::kFloat, 0}}, dims);
+  if (refusal.code == 0) refusal = Params("DENSE", request, params);
+  if (refusal.code != 0) return refusal;
+  if (params->activation != XH_DENSE_LINEAR && params->activation != XH_DENSE_SWIGLU) {
+    return Unsupported("DENSE: activation is " + std::to_string(params->activation) +
+                       ", allowed is LINEAR (0) or SWIGLU (1)");
+  }
+  if (!(params->eps >= 0.0f)) {
+    return Invalid("DENSE: eps is " + std::to_string(params->eps) + ", at least 0 is allowed");
+  }
+  const bool gated = params->activation == XH_DENSE_SWIGLU;
+  const int64_t rows = (*dims)['F'] * (gated ? 2 : 1);
+  if ((*dims)['N'] == rows) return {};
+  return Invalid("DENSE: w.shape[0] is " + std::to_string((*dims)['N']) + ", expected " + std::to_string(rows) +
+                 " for " + std::to_string((*dims)['F']) + " columns of y" + (gated ? " with SWIGLU" : ""));
 }
 
 // ---- mixers ----

@@ -31,6 +31,8 @@ Refusal CheckCast(const Request& request);
 Refusal CheckFill(const Request& request, xh_fill_params* params);
 Refusal CheckReduce(const Request& request, Dims* dims, xh_reduce_params* params);  // M N
 Refusal CheckTopK(const Request& request, Dims* dims, xh_top_k_params* params);     // M V k
+// M D N F: F columns of y, N of them in w or, gated, twice as many. INFER only.
+Refusal CheckDense(const Request& request, Dims* dims, xh_dense_params* params);
 // B H K T n d, K for KV. State all or none, none with `start`; H is a multiple of KV.
 Refusal CheckMlstm(const Request& request, Dims* dims, xh_mlstm_params* params);
 // B H K T d C, K for KV. The cache all or none, INFER only, without `start`, with the slots that its heads own.

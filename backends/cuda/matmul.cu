@@ -61,14 +61,14 @@ class Gemm {
     if (ThinGemm::Fits(shape) && shape.rows <= (LibraryTakes() ? ThinGemm::kRows : kMostThinRows)) {
       thin_ = true;
       implementation_ = "thin";
-      return thin_gemm_.Open(shape, facts);
+      return thin_gemm_.Open(shape, {}, facts);
     }
     return LibraryTakes() ? OpenLibrary(workspace) : Refusal{};
   }
 
   void Run(const Launch& launch, const void* a, const void* b, const void* bias, void* d) const {
     if (shape_.rows == 0 || shape_.columns == 0) return;
-    if (thin_ && thin_gemm_.Takes(b)) return thin_gemm_.Run(launch, a, b, bias, d);
+    if (thin_ && thin_gemm_.Takes(b)) return thin_gemm_.Run(launch, {a, b, bias, d});
     if (library_ != nullptr) {
       const void* const aligned = AlignedBias(launch, bias);
       if (library_->Takes(a, b, aligned, d)) {

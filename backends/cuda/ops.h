@@ -18,6 +18,7 @@ Refusal OpenCast(const Request& request, std::unique_ptr<Plan>* out);
 Refusal OpenFill(const Request& request, std::unique_ptr<Plan>* out);
 Refusal OpenReduce(const Request& request, std::unique_ptr<Plan>* out);
 Refusal OpenTopK(const Request& request, std::unique_ptr<Plan>* out);
+Refusal OpenDense(const Request& request, std::unique_ptr<Plan>* out);
 Refusal OpenMlstm(const Request& request, std::unique_ptr<Plan>* out);
 Refusal OpenAttention(const Request& request, std::unique_ptr<Plan>* out);
 Refusal OpenFeatureMap(const Request& request, std::unique_ptr<Plan>* out);

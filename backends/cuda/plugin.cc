@@ -37,6 +37,7 @@ constexpr struct {
     {XH_OP_FILL, OpenFill},
     {XH_OP_REDUCE, OpenReduce},
     {XH_OP_TOP_K, OpenTopK},
+    {XH_OP_DENSE, OpenDense},
     {XH_OP_MLSTM, OpenMlstm},
     {XH_OP_ATTENTION, OpenAttention},
     {XH_OP_FEATURE_MAP, OpenFeatureMap},

@@ -22,9 +22,10 @@ StatusOr<std::unique_ptr<DecodeProgram>> DecodeProgram::Compile(const Model& mod
   input.state = &layers;
   const Binder bind = FrozenBinder(model);
   ForwardOutput output = BuildForward(graph, config, bind, input);
-  // In f32: rounded logits would tie.
-  Value last = Cast(graph, graph.Rows(output.final_hidden, tokens - 1, batch), XH_F32);
-  program->logits_ = BuildLogits(graph, config, bind, last);
+  Normed last = output.final;
+  last.x = graph.Rows(last.x, tokens - 1, batch);
+  last.y = Cast(graph, graph.Rows(last.y, tokens - 1, batch), XH_F32);
+  program->logits_ = BuildLogits(graph, config, bind, last, XH_F32);  // rounded logits would tie
   program->best_ = SelectTopK(graph, program->logits_, 1).ids;
   Value all = graph.View(program->logits_, {batch * config.vocab_size, 1});
   program->squares_ = Reduce(graph, all, XH_REDUCE_SUM_SQUARES);

@@ -5,37 +5,44 @@
 namespace xh {
 namespace {
 
-// x W^T + bias of the layer `name`, the bias where the family has one.
-Value Linear(Graph& graph, const Binder& bind, Value x, const std::string& name, bool has_bias) {
-  Value weight = bind(graph, name + ".weight");
-  return MatMul(graph, x, weight, has_bias ? bind(graph, name + ".bias") : kAbsent);
-}
-
-// The same of layers that read the same x. `apart`: each in memory of its own.
-std::vector<Value> Linears(Graph& graph, const Binder& bind, Value x, const std::vector<std::string>& names,
-                           bool has_bias, bool apart = false) {
-  std::vector<Value> weights, biases, products;
+// The layer of `names`, which read the same x; biases where the family has them.
+DenseLayer Layer(Graph& graph, const Binder& bind, const Normed& x, const std::vector<std::string>& names,
+                 bool has_bias) {
+  DenseLayer layer;
+  layer.x = x;
   for (const std::string& name : names) {
-    weights.push_back(bind(graph, name + ".weight"));
-    biases.push_back(has_bias ? bind(graph, name + ".bias") : kAbsent);
+    layer.weights.push_back(bind(graph, name + ".weight"));
+    layer.biases.push_back(has_bias ? bind(graph, name + ".bias") : kAbsent);
   }
-  if (!apart) return MatMuls(graph, x, weights, biases);
-  for (size_t j = 0; j < names.size(); ++j) products.push_back(MatMul(graph, x, weights[j], biases[j]));
-  return products;
+  return layer;
 }
 
-// x [M,D] -> [M,D]
-Value Mlp(Graph& graph, const ModelConfig& config, const Binder& bind, const std::string& prefix, Value x) {
-  const std::vector<Value> gate_up =
-      Linears(graph, bind, x, {prefix + "gate_proj", prefix + "up_proj"}, config.mlp_bias);
-  return Linear(graph, bind, SwiGlu(graph, gate_up[0], gate_up[1]), prefix + "down_proj", config.mlp_bias);
+// Its results, each in memory of its own.
+std::vector<Value> DenseApart(Graph& graph, const DenseLayer& layer) {
+  std::vector<Value> results;
+  for (size_t j = 0; j < layer.weights.size(); ++j) {
+    DenseLayer one;
+    one.x = layer.x;
+    one.weights = {layer.weights[j]};
+    one.biases = {layer.biases[j]};
+    results.push_back(Dense(graph, one)[0]);
+  }
+  return results;
 }
 
-// A sublayer's norm in front of it or behind it; the other place passes x through.
-Value Norm(Graph& graph, const ModelConfig& config, const Binder& bind, const char* placement, const std::string& name,
-           Value x) {
-  if (config.norm_placement != placement) return x;
-  return RmsNorm(graph, x, bind(graph, name + ".weight"), config.norm_eps);
+// A sublayer's norm in front of it; where the family has it behind, x is passed through.
+Normed NormBefore(Graph& graph, const ModelConfig& config, const Binder& bind, const std::string& name, Value x) {
+  if (config.norm_placement != "pre") return x;
+  return NormedOf(graph, x, bind(graph, name + ".weight"), config.norm_eps);
+}
+
+// x plus a sublayer's last layer, behind its norm where the family has it there.
+Value AddSublayer(Graph& graph, const ModelConfig& config, const Binder& bind, const std::string& norm, Value x,
+                  DenseLayer last) {
+  const bool behind = config.norm_placement == "post";
+  if (!behind) last.residual = x;
+  const Value y = Dense(graph, last)[0];
+  return behind ? Add(graph, x, RmsNorm(graph, y, bind(graph, norm + ".weight"), config.norm_eps)) : y;
 }
 
 // Rows [B*T, count*d] of q or k, normalised over each head or over all heads together.
@@ -79,15 +86,16 @@ std::vector<Value> RopeEach(Graph& graph, const ModelConfig& config, const Forwa
 }  // namespace
 
 Value BuildMixer(Graph& graph, const ModelConfig& config, int64_t layer, const Binder& bind, const ForwardInput& input,
-                 Value x, Value* gate) {
+                 const Normed& x, Value* gate) {
   const std::string prefix = absl::StrCat("model.layers.", layer, ".self_attn.");
   auto split = [&](Value rows, int64_t count) {  // [B*T, count*d] -> [B,count,T,d]
     return graph.SplitHeads(rows, input.batch, input.tokens, count);
   };
   // A norm over each head reads the heads of all tokens as the rows of one matrix.
   const bool apart = config.qk_norm == "head" && input.batch * input.tokens > 1;
-  const std::vector<Value> qkv =
-      Linears(graph, bind, x, {prefix + "q_proj", prefix + "k_proj", prefix + "v_proj"}, config.qkv_bias, apart);
+  const DenseLayer layer_qkv =
+      Layer(graph, bind, x, {prefix + "q_proj", prefix + "k_proj", prefix + "v_proj"}, config.qkv_bias);
+  const std::vector<Value> qkv = apart ? DenseApart(graph, layer_qkv) : Dense(graph, layer_qkv);
   Value q_rows = HeadNorm(graph, config, bind, prefix + "q_norm", qkv[0], config.heads);
   Value k_rows = HeadNorm(graph, config, bind, prefix + "k_norm", qkv[1], config.kv_heads);
   const MixerConfig& mixer = config.mixers[layer];
@@ -135,25 +143,32 @@ ForwardOutput BuildBlocks(Graph& graph, const ModelConfig& config, const Binder&
     const std::string block = absl::StrCat("model.layers.", layer, ".");
     const size_t mark = graph.TapeMark();
     LayerTaps taps;
-    taps.mixer_in = Norm(graph, config, bind, "pre", block + "input_layernorm", x);
-    taps.mixer_out = BuildMixer(graph, config, layer, bind, input, taps.mixer_in, &taps.gate);
+    const Normed mixer_in = NormBefore(graph, config, bind, block + "input_layernorm", x);
+    taps.mixer_in = mixer_in.y;
+    taps.mixer_out = BuildMixer(graph, config, layer, bind, input, mixer_in, &taps.gate);
     output.layers.push_back(taps);
-    Value mixed = Linear(graph, bind, graph.MergeHeads(taps.mixer_out), block + "self_attn.o_proj", config.output_bias);
-    x = Add(graph, x, Norm(graph, config, bind, "post", block + "post_attention_layernorm", mixed));
-    Value mlp_in = Norm(graph, config, bind, "pre", block + "post_attention_layernorm", x);
-    Value mlp_out = Mlp(graph, config, bind, block + "mlp.", mlp_in);
-    x = Add(graph, x, Norm(graph, config, bind, "post", block + "post_feedforward_layernorm", mlp_out));
+    x = AddSublayer(
+        graph, config, bind, block + "post_attention_layernorm", x,
+        Layer(graph, bind, graph.MergeHeads(taps.mixer_out), {block + "self_attn.o_proj"}, config.output_bias));
+    const Normed mlp_in = NormBefore(graph, config, bind, block + "post_attention_layernorm", x);
+    DenseLayer gate_up = Layer(graph, bind, mlp_in, {block + "mlp.gate_proj", block + "mlp.up_proj"}, config.mlp_bias);
+    gate_up.gated = true;
+    x = AddSublayer(graph, config, bind, block + "post_feedforward_layernorm", x,
+                    Layer(graph, bind, Dense(graph, gate_up)[0], {block + "mlp.down_proj"}, config.mlp_bias));
     output.hidden.push_back(x);
     if (input.checkpoint_blocks) graph.Recompute(mark);
   }
-  output.final_hidden = RmsNorm(graph, x, bind(graph, "model.norm.weight"), config.norm_eps);
+  output.final = NormedOf(graph, x, bind(graph, "model.norm.weight"), config.norm_eps);
+  output.final_hidden = output.final.y;
   output.hidden.back() = output.final_hidden;
   return output;
 }
 
-Value BuildLogits(Graph& graph, const ModelConfig& config, const Binder& bind, Value hidden_rows) {
-  return MatMul(graph, hidden_rows,
-                bind(graph, config.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight"));
+Value BuildLogits(Graph& graph, const ModelConfig& config, const Binder& bind, const Normed& hidden_rows,
+                  xh_dtype dtype) {
+  DenseLayer head = Layer(graph, bind, hidden_rows, {config.tied_embeddings ? "model.embed_tokens" : "lm_head"}, false);
+  head.dtype = dtype;
+  return Dense(graph, head)[0];
 }
 
 }  // namespace xh

@@ -17,7 +17,7 @@ struct MixerContext {
   const Binder& bind;
   int64_t heads, kv_heads;  // of q, k and v below: H and KV, or those of them that have an mLSTM
   int64_t batch, tokens;
-  Value x;                  // [B*T, D]
+  Normed x;                 // [B*T, D]
   Value q_plain, k_plain;   // before RoPE, [B,H,T,d] and [B,KV,T,d]
   Value q, k, v;            // after RoPE
   Value rope_table;         // f32[P,d], the layer's own

@@ -87,7 +87,8 @@ struct LayerTaps {
 struct ForwardOutput {
   std::vector<Value> hidden;  // layer_count + 1: embeddings, after each block; the last after the final norm
   std::vector<LayerTaps> layers;
-  Value final_hidden;  // [B*T, D] after the final norm
+  Normed final;        // [B*T, D] before and after the final norm
+  Value final_hidden;  // after it
 };
 
 // Cosines and sines of SPEC.md's RoPE with the config's scaling, computed in double: [positions, d], d / 2 cosines then
@@ -104,9 +105,10 @@ ForwardOutput BuildBlocks(Graph& graph, const ModelConfig& config, const Binder&
 // One layer's mixer on `x` [B*T, D]: -> [B,H,T,d] before W_o (stage I feeds it with the teacher's x). `gate`: as in
 // LayerTaps, or NULL.
 Value BuildMixer(Graph& graph, const ModelConfig& config, int64_t layer, const Binder& bind, const ForwardInput& input,
-                 Value x, Value* gate = nullptr);
-// Logits [M, V] of rows of the final hidden state.
-Value BuildLogits(Graph& graph, const ModelConfig& config, const Binder& bind, Value hidden_rows);
+                 const Normed& x, Value* gate = nullptr);
+// Logits [M, V] of rows of the final hidden state, in `dtype`, 0 for theirs.
+Value BuildLogits(Graph& graph, const ModelConfig& config, const Binder& bind, const Normed& hidden_rows,
+                  xh_dtype dtype = 0);
 
 }  // namespace xh
 

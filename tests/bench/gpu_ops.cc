@@ -154,6 +154,20 @@ void TimeMatmul(Bench& bench, int64_t m, int64_t n, int64_t k) {
   bench.Clear();
 }
 
+// A layer of a token: norm, product, gate and sum in one.
+void TimeDense(Bench& bench, int64_t n, int64_t k, bool gated) {
+  const int64_t f = gated ? n / 2 : n;
+  const std::string name = "dense " + std::to_string(n) + " x " + std::to_string(k) + (gated ? " gated" : "");
+  if (!Wanted(name)) return;
+  const xh_dense_params params = {XH_SIZED(xh_dense_params), gated ? XH_DENSE_SWIGLU : XH_DENSE_LINEAR, 1e-5f};
+  const std::vector<xh_tensor> args = {bench.Tensor(XH_BF16, {1, k}, 1),     bench.Tensor(XH_BF16, {k}, 1),
+                                       bench.Tensor(XH_BF16, {n, k}, 0.02f), {},
+                                       bench.Tensor(XH_BF16, {1, f}, 1),     bench.Tensor(XH_BF16, {1, f}, 0)};
+  Print(name, bench.Time({{XH_OP_DENSE, XH_INFER, Bytes(params), args}}), 2.0 * static_cast<double>(n * k + k + 2 * f),
+        2.0 * static_cast<double>(n * k), bench);
+  bench.Clear();
+}
+
 void TimeRows(Bench& bench, int64_t m, int64_t d) {
   const std::string where = " [" + std::to_string(m) + ", " + std::to_string(d) + "]";
   const double size = 2.0 * static_cast<double>(m * d);
@@ -307,6 +321,9 @@ int main(int argc, char** argv) {
   TimeMatmul(bench, 1, 1024, 4096);
   TimeMatmul(bench, 1, 4096, 14336);
   TimeMatmul(bench, 1, 128256, 4096);
+  for (const int64_t n : {4096, 6144}) TimeDense(bench, n, 4096, false);
+  TimeDense(bench, 28672, 4096, true);
+  TimeDense(bench, 4096, 14336, false);
   TimeRows(bench, 65536, 4096);
   TimeHeadOps(bench, 8, 8192, 32, 8, 128);
   TimeMixer(bench, {8, 32, 8, 8192, 128, 64, 4096, 512, 4});

@@ -126,6 +126,7 @@ Counts CountsOf(xh_op op) {
       return {7, 1};
     case XH_OP_HYBRID_STEP:
       return {16, 1};
+    case XH_OP_DENSE:
     case XH_OP_HEAD_GATE:
     case XH_OP_DISTILL_LOSS:
       return {5, 1};

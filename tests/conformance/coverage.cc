@@ -22,6 +22,7 @@ constexpr Named kOps[] = {{XH_OP_MATMUL, "MATMUL"},
                           {XH_OP_FILL, "FILL"},
                           {XH_OP_REDUCE, "REDUCE"},
                           {XH_OP_TOP_K, "TOP_K"},
+                          {XH_OP_DENSE, "DENSE"},
                           {XH_OP_MLSTM, "MLSTM"},
                           {XH_OP_ATTENTION, "ATTENTION"},
                           {XH_OP_FEATURE_MAP, "FEATURE_MAP"},
@@ -76,7 +77,7 @@ const char* OpName(xh_op op) {
   return found == std::end(kOps) ? "unknown op" : found->name;
 }
 
-bool MayBeLeftOut(const std::string& op) { return op == OpName(XH_OP_HYBRID_STEP); }
+bool MayBeLeftOut(const std::string& op) { return op == OpName(XH_OP_DENSE) || op == OpName(XH_OP_HYBRID_STEP); }
 
 const std::vector<xh_op>& AllOps() {
   static const std::vector<xh_op> ops = [] {

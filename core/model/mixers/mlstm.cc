@@ -17,13 +17,16 @@ Value RepeatHeads(Graph& graph, const MixerContext& context, Value k) {
 
 // Pre-activations of the input and the forget gate, f32 [B,H,T].
 std::vector<Value> Gates(Graph& graph, const MixerContext& context) {
-  std::vector<Value> weights, biases, gates;
+  DenseLayer layer;
+  std::vector<Value> gates;
   for (const char* name : {"input_gate", "forget_gate"}) {
     const std::string prefix = context.prefix + "xlstm." + name;
-    weights.push_back(context.bind(graph, prefix + ".weight"));
-    biases.push_back(context.bind(graph, prefix + ".bias"));
+    layer.weights.push_back(context.bind(graph, prefix + ".weight"));
+    layer.biases.push_back(context.bind(graph, prefix + ".bias"));
   }
-  for (Value rows : MatMuls(graph, context.x, weights, biases, XH_F32)) {
+  layer.x = context.x;
+  layer.dtype = XH_F32;
+  for (Value rows : Dense(graph, layer)) {
     gates.push_back(graph.SplitHeads(rows, context.batch, context.tokens, context.heads, true));
   }
   return gates;

@@ -7,7 +7,7 @@
  * `_close`, which accept NULL. A `const char *` result is borrowed; each function says until when.
  *  - Strings are UTF-8, NUL-ended and copied on entry. Sizes and counts are int64_t and refused when negative.
  *  - Threads: runtime, checkpoint and model may be used from any thread at once (a model does not change after
- * loading). A session or a job belongs to one thread at a time; xh_job_cancel may be called from any thread.
+ * loading). A session, a batch or a job belongs to one thread at a time; xh_job_cancel may be called from any thread.
  *  - Growth: structs that the caller fills begin with `struct_size`; set it with XH_SIZED. Zero is refused.
  */
 #ifndef XHYBRID_H_
@@ -47,6 +47,7 @@ typedef struct xh_runtime xh_runtime;
 typedef struct xh_checkpoint xh_checkpoint;
 typedef struct xh_model xh_model;
 typedef struct xh_session xh_session;
+typedef struct xh_batch xh_batch;
 typedef struct xh_job xh_job;
 
 /* ---- errors ---------------------------------------------------------------------------------------------------- */
@@ -225,6 +226,24 @@ XH_API XH_CHECKED xh_error* xh_session_restore(xh_session* session, const void* 
 /* An independent session that continues from the same state. */
 XH_API XH_CHECKED xh_error* xh_session_fork(const xh_session* session, xh_session** out);
 XH_API XH_CHECKED xh_error* xh_session_reset(xh_session* session);
+
+/* Sequences that are written together, so that the weights are read once for all of them. Each slot is empty or holds
+ * one. Its tokens are those its session would give, but for rounding: products of many rows are summed in another order.
+ * Options: "slots": int, 1 to 1,024 (default 8); "capacity": as of xh_session_open, for each slot. */
+XH_API XH_CHECKED xh_error* xh_batch_open(const xh_model* model, const xh_option* options, int64_t option_count,
+                                          xh_batch** out);
+XH_API void xh_batch_free(xh_batch* batch);
+/* Copies state, sampler and text of a session of the same model that has read its prompt; the session stays as it is
+ * and can be used again at once. What the slot held is dropped. */
+XH_API XH_CHECKED xh_error* xh_batch_put(xh_batch* batch, int64_t slot, const xh_session* session);
+XH_API XH_CHECKED xh_error* xh_batch_drop(xh_batch* batch, int64_t slot);
+/* Chooses and feeds one token of every sequence. All four arrays have `slots` places, as many as the batch has; a place
+ * means what it does in xh_session_next. Empty slots have token -1, an empty piece and finished 0. A finished sequence
+ * leaves its slot. Where one cannot go on, for its capacity or logits that are not finite, the call names its slot and
+ * nothing changes: drop it and call again. When the device fails all sequences are lost. */
+XH_API XH_CHECKED xh_error* xh_batch_next(xh_batch* batch, int32_t* tokens, const char** pieces, int64_t* piece_sizes,
+                                          int32_t* finished, int64_t slots);
+XH_API int64_t xh_batch_state_bytes(const xh_batch* batch);
 
 /* ---- jobs ------------------------------------------------------------------------------------------------------ */
 

@@ -95,6 +95,14 @@ enum {
   /* logits[M,V] -> values f32[M,k], ids i32[M,k]: the k largest, descending, ties by lower id. INFER only.
      xh_top_k_params. */
   XH_OP_TOP_K = 10,
+  /* x[M,D], norm[D]?, w[N,D], bias[N]?, residual[M,F]? -> y[M,F] = residual + f(n(x) w^T + bias). n(x) is x, or with
+   * `norm` x / sqrt(mean(x^2) + eps) * norm. f and F by params.activation: LINEAR, F = N and f(u) = u; SWIGLU, N = 2F
+   * and f(u) = silu(u[0:F]) * u[F:2F], so that gate rows of w come first, then up rows. x, norm, w, bias, residual and
+   * y may differ in dtype. Everything is f32 until y, which is rounded once. y may be the residual (in place: same
+   * memory, dtype and strides). norm, w and bias are read ahead: nothing on the stream that was not waited for may
+   * still write them. INFER only, and optional: a backend answers XH_UNSUPPORTED where one kernel would not be faster
+   * than RMS_NORM, MATMUL, SWIGLU and ADD, and the host then runs those. xh_dense_params. */
+  XH_OP_DENSE = 11,
 
   /* The mLSTM (SPEC.md 1.5, 1.1): q[B,H,T,n], k[B,H,T,n], v[B,KV,T,d], i f32[B,H,T], f f32[B,H,T] (pre-activations),
    * S f32[B,H,n,d]?, z f32[B,H,n]?, m f32[B,H]? (state before; all or none), start i32[B,T]?
@@ -180,6 +188,14 @@ typedef struct xh_top_k_params {
   uint32_t struct_size;
   int32_t top_k;
 } xh_top_k_params;
+
+typedef int32_t xh_dense_activation;
+enum { XH_DENSE_LINEAR = 0, XH_DENSE_SWIGLU = 1 };
+typedef struct xh_dense_params {
+  uint32_t struct_size;
+  xh_dense_activation activation;
+  float eps; /* of the norm; not read without one */
+} xh_dense_params;
 
 typedef int32_t xh_reduce_kind;
 enum { XH_REDUCE_SUM = 0, XH_REDUCE_SUM_SQUARES = 1 };
