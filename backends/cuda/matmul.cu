@@ -3,6 +3,7 @@
 
 #include "backends/cuda/cublaslt.h"
 #include "backends/cuda/matmul.h"
+#include "backends/cuda/matmul_split.h"
 #include "backends/cuda/ops.h"
 
 namespace xh::gpu {
@@ -58,12 +59,15 @@ class Gemm {
     shape_ = shape;
     implementation_ = "plain";
     if (shape.rows == 0 || shape.columns == 0) return {};
-    if (ThinGemm::Fits(shape) && shape.rows <= (LibraryTakes() ? ThinGemm::kRows : kMostThinRows)) {
+    if (ThinGemm::Fits(shape) && shape.rows <= ThinGemm::kRows) {
       thin_ = true;
       implementation_ = "thin";
       return thin_gemm_.Open(shape, {}, facts);
     }
-    return LibraryTakes() ? OpenLibrary(workspace) : Refusal{};
+    if (LibraryTakes()) return OpenLibrary(workspace);
+    if (!SplitGemm::Fits(shape)) return {};
+    implementation_ = "split for cublasLt";
+    return split_.Open(shape, workspace);
   }
 
   void Run(const Launch& launch, const void* a, const void* b, const void* bias, void* d) const {
@@ -76,14 +80,12 @@ class Gemm {
         return library_->Run(launch.stream, a, b, aligned, d, Part<void>(launch.workspace, scratch_));
       }
     }
+    if (split_.Takes(launch, a, b, bias, d)) return split_.Run(launch, a, b, bias, d);
     RunPlainGemm(launch.stream, shape_, a, b, bias, d);
   }
   const char* implementation() const { return implementation_; }
 
  private:
-  // Where the library has nothing (f32 rows with bf16 weights) reading weights several times still is the fastest.
-  static constexpr int64_t kMostThinRows = 64;
-
   bool LibraryTakes() const {
     const GemmShape& s = shape_;
     const bool dtypes = s.a == s.b && (s.a == XH_BF16 || s.d == XH_F32);
@@ -124,6 +126,7 @@ class Gemm {
   bool thin_ = false;
   ThinGemm thin_gemm_;
   std::unique_ptr<LtProduct> library_;
+  SplitGemm split_;
   int64_t scratch_ = 0, bias_ = 0;
 };
 

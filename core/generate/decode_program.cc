@@ -24,7 +24,7 @@ StatusOr<std::unique_ptr<DecodeProgram>> DecodeProgram::Compile(const Model& mod
   ForwardOutput output = BuildForward(graph, config, bind, input);
   Normed last = output.final;
   last.x = graph.Rows(last.x, tokens - 1, batch);
-  last.y = Cast(graph, graph.Rows(last.y, tokens - 1, batch), XH_F32);
+  last.y = graph.Rows(last.y, tokens - 1, batch);
   program->logits_ = BuildLogits(graph, config, bind, last, XH_F32);  // rounded logits would tie
   program->best_ = SelectTopK(graph, program->logits_, 1).ids;
   Value all = graph.View(program->logits_, {batch * config.vocab_size, 1});
