@@ -59,7 +59,8 @@ class Composed {
     for (xh_tensor& tensor : tensors) tensor.data = nullptr;
     const xh_op_desc desc{
         XH_SIZED(xh_op_desc), op, XH_INFER, 0, tensors.data(), static_cast<int32_t>(args.size()), size, params};
-    Call call{nullptr, {XH_SIZED(xh_plan_info)}, std::move(args), {}};
+    Call call{nullptr, {}, std::move(args), {}};
+    call.info.struct_size = XH_SIZED(xh_plan_info);
     if (xh_error* error = cpu.plan_open(device, &desc, &call.plan, &call.info)) return error;
     call.workspace.resize(call.info.workspace_bytes + 64);
     calls_.push_back(std::move(call));
