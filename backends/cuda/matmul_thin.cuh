@@ -17,16 +17,13 @@
 namespace xh::gpu::thin {
 
 constexpr int kThreads = 512, kWarps = kThreads / kWarp;
-// Columns of a warp's first rows that are fetched ahead: of all warps together, less than the cache holds.
-constexpr int kPrefetched = 4096;
 
 struct Args {
   const void *x, *w, *bias, *norm, *residual;
   void* y;
   int64_t x_leading, w_leading, y_leading, residual_leading;
   int64_t jump;           // elements of w between the halves of an item's rows
-  int64_t items, n;       // n: columns of y
-  int prefetch;
+  int items, n;           // n: columns of y
   int m, k, team, chunk;  // chunk: of k, as many as shared memory holds
   float eps;
   xh_dtype x_dtype, bias_dtype, norm_dtype, residual_dtype, y_dtype;
@@ -47,17 +44,24 @@ __device__ int PlaceOfFour(int four, int count) {
   }
 }
 
-__device__ inline float4 AsFloats(const Pack<float, 4>& p) {
-  return make_float4(p.value[0], p.value[1], p.value[2], p.value[3]);
+// Elements as they come: floats are made of them where they are used, as a register holds two bf16 until then.
+__device__ inline float4 TwoAndTwo(unsigned a, unsigned b) {
+  return make_float4(__uint_as_float(a << 16), __uint_as_float(a & 0xffff0000u), __uint_as_float(b << 16),
+                     __uint_as_float(b & 0xffff0000u));
 }
-__device__ inline float4 AsFloats(const Pack<bf16, 4>& p) {
-  return make_float4(ToFloat(p.value[0]), ToFloat(p.value[1]), ToFloat(p.value[2]), ToFloat(p.value[3]));
-}
+__device__ inline float4 AsFloats(float4 four) { return four; }
+__device__ inline float4 AsFloats(uint2 four) { return TwoAndTwo(four.x, four.y); }
 // kAsOne: four neighbours lie where they can be loaded as one.
-template <bool kAsOne, class T>
-__device__ Pack<T, 4> LoadFour(const T* p) {
-  if constexpr (kAsOne) return *reinterpret_cast<const Pack<T, 4>*>(p);
-  return {p[0], p[1], p[2], p[3]};
+template <bool kAsOne>
+__device__ float4 LoadFour(const float* p) {
+  if constexpr (kAsOne) return *reinterpret_cast<const float4*>(p);
+  return make_float4(p[0], p[1], p[2], p[3]);
+}
+template <bool kAsOne>
+__device__ uint2 LoadFour(const bf16* p) {
+  if constexpr (kAsOne) return *reinterpret_cast<const uint2*>(p);
+  const uint16_t* const bits = reinterpret_cast<const uint16_t*>(p);
+  return make_uint2(bits[0] | unsigned{bits[1]} << 16, bits[2] | unsigned{bits[3]} << 16);
 }
 __device__ inline float4 operator*(float4 a, float4 b) {
   return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w);
@@ -87,7 +91,7 @@ __device__ void StageRows(const Args& args, int first, int count, float* shared,
   const TX* const x = static_cast<const TX*>(args.x) + first;
   const int fours = count / 4;
   for (int base = static_cast<int>(threadIdx.x); base < fours; base += kThreads * kSteps) {
-    Pack<TX, 4> batch[kSteps][kM] = {};
+    decltype(LoadFour<kAsOne>(x)) batch[kSteps][kM] = {};
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
       const int four = base + s * kThreads;
@@ -124,17 +128,13 @@ __device__ void StageRows(const Args& args, int first, int count, float* shared,
 
 // ---- w through registers ----
 
-// 16 bytes of w as they come: elements are made of them where they are used, as a register holds two bf16 until then.
+// 16 bytes of w that nobody reads again.
 __device__ inline uint4 LoadOnce(const void* p) {
 #ifdef XH_HIP
   return *static_cast<const uint4*>(p);
 #else
   return __ldcs(static_cast<const uint4*>(p));
 #endif
-}
-__device__ inline float4 TwoAndTwo(unsigned a, unsigned b) {
-  return make_float4(__uint_as_float(a << 16), __uint_as_float(a & 0xffff0000u), __uint_as_float(b << 16),
-                     __uint_as_float(b & 0xffff0000u));
 }
 // Elements [4 half, 4 half + 4) of what was loaded.
 template <class TW>
@@ -147,11 +147,10 @@ __device__ float4 FourOf(const uint4& bits, int half) {
   }
 }
 
-__device__ inline void Prefetch(const void* p) {
-#ifndef XH_HIP
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
-#else
-  (void)p;
+// Fetches bytes, a multiple of 16, to the second-level cache, where one thread can ask for all of them.
+__device__ inline void Prefetch(const void* p, int bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(p), "r"(bytes) : "memory");
 #endif
 }
 
@@ -193,46 +192,44 @@ __device__ inline float LoadAs(const void* p, int64_t i, xh_dtype dtype) {
   return dtype == XH_BF16 ? ToFloat(static_cast<const bf16*>(p)[i]) : static_cast<const float*>(p)[i];
 }
 
-// A lane's result of an item, y[m,column]: what is added to its sums, fetched before they are known.
+// A lane's result of an item, y[m,column]. The residual is fetched before the sums are known.
 struct Result {
-  bool wanted;
-  int m;
-  int64_t column;
-  float bias, up_bias, residual;
+  int column, m;  // column -1: nothing to put
+  float residual;
 
   // The last item reaches back over columns of the one before, which are left to that: y may be the residual.
-  __device__ void Begin(const Args& args, int64_t column0, int64_t first, int kept, int rows_of_x) {
+  __device__ void Begin(const Args& args, int column0, int first, int kept, int rows_of_x) {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     m = lane % rows_of_x;
     column = column0 + lane / rows_of_x;
-    wanted = lane < kept * rows_of_x && m < args.m && column >= first;
-    bias = up_bias = residual = 0.0f;
-    if (!wanted) return;
-    if (args.bias_dtype != 0) bias = LoadAs(args.bias, column, args.bias_dtype);
-    if (args.bias_dtype != 0 && args.gated) up_bias = LoadAs(args.bias, column + args.n, args.bias_dtype);
-    if (args.residual_dtype != 0) {
+    if (lane >= kept * rows_of_x || m >= args.m || column < first) column = -1;
+    residual = 0.0f;
+    if (column >= 0 && args.residual_dtype != 0) {
       residual = LoadAs(args.residual, m * args.residual_leading + column, args.residual_dtype);
     }
   }
 
   __device__ void Put(const Args& args, float sum, float up) const {
-    if (!wanted) return;
-    float value = sum + bias;
-    if (args.gated) value = value / (1.0f + __expf(-value)) * (up + up_bias);
-    value += residual;
+    if (column < 0) return;
+    if (args.bias_dtype != 0) sum += LoadAs(args.bias, column, args.bias_dtype);
+    if (args.gated) {
+      if (args.bias_dtype != 0) up += LoadAs(args.bias, int64_t{column} + args.n, args.bias_dtype);
+      sum = sum / (1.0f + __expf(-sum)) * up;
+    }
+    sum += residual;
     const int64_t at = m * args.y_leading + column;
     if (args.y_dtype == XH_BF16) {
-      static_cast<bf16*>(args.y)[at] = FromFloat<bf16>(value);
+      static_cast<bf16*>(args.y)[at] = FromFloat<bf16>(sum);
     } else {
-      static_cast<float*>(args.y)[at] = value;
+      static_cast<float*>(args.y)[at] = sum;
     }
   }
 };
 
 // ---- the kernel ----
 
-template <class TW, int kM, int kRows, int kSteps, int kBound = kThreads>
-__global__ void __launch_bounds__(kBound, 1) Kernel(const Args args) {
+template <class TW, int kM, int kRows, int kSteps>
+__global__ void __launch_bounds__(kThreads, 1) Kernel(const Args args) {
   using Packs = Ring<TW, kM, kRows, kSteps>;
   constexpr int kStep = Packs::kStep, kHalf = Packs::kHalf, kResults = kRows * kM;
   static_assert(kResults <= kWarp, "a lane for each sum of an item");
@@ -242,13 +239,15 @@ __global__ void __launch_bounds__(kBound, 1) Kernel(const Args args) {
   const int member = warp % args.team, team = warp / args.team, teams = kWarps / args.team;
   const int kept = args.gated ? kHalf : kRows;  // columns of y that an item makes
   const int batch = args.team * kSteps * kStep, k_first = member * kSteps * kStep + lane * Packs::kEach;
-  const int64_t blocks = gridDim.x;
+  const int blocks = static_cast<int>(gridDim.x);
   const bool whole = args.chunk >= args.k;
-  const auto column0 = [&](int64_t item) { return item * kept < args.n - kept ? item * kept : args.n - kept; };
-  const auto rows_of = [&](int64_t item) { return static_cast<const TW*>(args.w) + column0(item) * args.w_leading; };
+  const auto column0 = [&](int item) { return item * kept < args.n - kept ? item * kept : args.n - kept; };
+  const auto rows_of = [&](int item) {
+    return static_cast<const TW*>(args.w) + int64_t{column0(item)} * args.w_leading;
+  };
 
   Packs ring;
-  int64_t item = team * blocks + blockIdx.x;
+  int item = team * blocks + static_cast<int>(blockIdx.x);
   const TW* rows = rows_of(item < args.items ? item : 0);
   const auto fill = [&] {
 #pragma unroll
@@ -257,16 +256,13 @@ __global__ void __launch_bounds__(kBound, 1) Kernel(const Args args) {
       if (item < args.items && k < args.k) ring.Load(s, rows + k, args.w_leading, args.jump);
     }
   };
-  // Memory works on a warp's first item while what makes x still runs.
-  if (args.constants) fill();
-  if (item < args.items) {
-    constexpr int kSector = 32 / sizeof(TW);
-    const int most = args.k < args.prefetch ? args.k : args.prefetch;
-    const int already = args.constants ? batch : 0;
-    for (int k = already + (member * kWarp + lane) * kSector; k < most; k += args.team * kWarp * kSector) {
-#pragma unroll
-      for (int r = 0; r < kRows; ++r) Prefetch(rows + (r % kHalf) * args.w_leading + (r / kHalf) * args.jump + k);
-    }
+  // Memory works on a warp's first packs while what makes x still runs: they go to registers where nothing that may
+  // still run writes them. More of the item is not fetched: that took the bandwidth of those who need it now.
+  if (args.constants) {
+    fill();
+  } else if (item < args.items && member == 0 && lane < kRows) {
+    Prefetch(rows + (lane % kHalf) * args.w_leading + (lane / kHalf) * args.jump,
+             (args.k < batch ? args.k : batch) * static_cast<int>(sizeof(TW)));
   }
   if (args.norm_dtype != 0 && whole) StageNorm<TW>(args, 0, args.k, shared);
   WaitForEarlier();
@@ -276,7 +272,7 @@ __global__ void __launch_bounds__(kBound, 1) Kernel(const Args args) {
   float squares[kM] = {}, scale = 1.0f;
   for (bool first_round = true; item - team * blocks < args.items; first_round = false) {
     const bool mine = item < args.items;
-    const int64_t following = item + teams * blocks;
+    const int following = item + teams * blocks;
     const TW* const following_rows = rows_of(following < args.items ? following : 0);
     float sum[kRows][kM] = {};
     Result result;
@@ -326,7 +322,7 @@ __global__ void __launch_bounds__(kBound, 1) Kernel(const Args args) {
     if (args.team > 1) {  // uniform in the block
       if (lane < kResults) shares[warp][lane] = sums;
       __syncthreads();
-      if (result.wanted) {
+      if (result.column >= 0) {
         for (int w = 1; w < args.team; ++w) {
           sums += shares[warp + w][lane];
           if (args.gated) up += shares[warp + w][lane + kHalf * kM];
