@@ -170,24 +170,19 @@ __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
     if (kStages == 2) load(end_chunk - 1, 0);
     if (kOutputs) load_state(end_chunk - 1);
   }
-  float decayed = 1.0f, next_z = 0.0f;
-  if (kOutputs && thread < kN) next_z = a.vectors[(pair * a.gates.chunks + end_chunk - 1) * kN + thread];
+  float decayed = 1.0f;
 
   for (int64_t i = 0; i < count; ++i) {
     const int64_t chunk = end_chunk - 1 - i;
     const int stage = kStages == 2 ? static_cast<int>(i % 2) : 0;
     const bool more = i + 1 < count;
-    // Gradients leave from the tiles that are loaded next. With two stages there is time: below, so that nobody waits.
-    if (thread == 0 && (kStages == 1 || !kOutputs)) {
-      StoreWaitRead<0>();
+    if (thread == 0) {
+      StoreWaitRead<0>();  // gradients leave from the tiles that are loaded next
       if (kStages == 1) load(chunk, 0);
       if (kStages == 2 && more) load(chunk - 1, 1 - stage);
     }
     const PendingBackward next(a, pair, more ? chunk - 1 : chunk, thread % kChunk);
-    if (kOutputs && thread < kN) {
-      z[thread] = next_z;
-      if (more) next_z = a.vectors[(pair * a.gates.chunks + chunk - 1) * kN + thread];
-    }
+    if (kOutputs && thread < kN) z[thread] = a.vectors[(pair * a.gates.chunks + chunk) * kN + thread];
     char* const q_tile = shared + stage * Layout::kStage;
     char *const k_tile = q_tile + Layout::kK, *const v_tile = q_tile + Layout::kV, *const g_tile = q_tile + Layout::kG;
     BarrierWait(&loaded[stage], static_cast<uint32_t>(i / kStages % 2));
@@ -231,13 +226,7 @@ __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
     __syncthreads();  // P^T, E^T and the weighted dh are there; nobody reads the state's tiles any more
 
     if constexpr (kOutputs) {
-      if (thread == 0 && more) {
-        load_state(chunk - 1);
-        if (kStages == 2) {
-          StoreWaitRead<0>();
-          load(chunk - 1, 1 - stage);
-        }
-      }
+      if (thread == 0 && more) load_state(chunk - 1);
 #pragma unroll
       for (int c = 0; c < kParts; ++c) {
         Hold(dq[c]);
