@@ -65,6 +65,7 @@ part_decode() {
   for after in 1024 16384 126976; do
     bench "$shapes/llama-8b" --parts decode --decode-after "$after" --decode-tokens 128 --repeats 20
   done
+  bench "$shapes/llama-8b" --parts decode --decode-after 1024 --decode-batch 64 --decode-tokens 32 --repeats 20
 }
 part_align() { bench "$shapes/llama-1b" --parts align --context 4096 --micro-batch 4 --repeats 20; }
 part_distill() { bench "$shapes/llama-1b" --parts distill --context 4096 --micro-batch 4 --repeats 20; }
