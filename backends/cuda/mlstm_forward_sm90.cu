@@ -77,8 +77,10 @@ class ForwardBlock {
   }
 
   __device__ void InitBarriers() {
-    for (int i = 0; i < kStages + kBuffers; ++i) BarrierInit(&loaded[i], 1);
-    for (int i = 0; i < kBuffers; ++i) BarrierInit(&done[i], kGroups);
+    for (int i = 0; i < kStages; ++i) BarrierInit(&loaded[i], 1);
+    // Every thread that wrote or read a buffer says so itself: an order that racecheck sees too.
+    for (int i = 0; i < kBuffers; ++i) BarrierInit(&ready[i], kWarpgroup);
+    for (int i = 0; i < kBuffers; ++i) BarrierInit(&done[i], kGroups * kWarpgroup);
     for (int i = 0; i < kStages; ++i) finished[i] = 0;
     BarrierInitFence();
   }
@@ -150,8 +152,8 @@ class ForwardBlock {
       if (kOutputs) WeighScores(scores, w, chunk, buffer);
       if (thread == 0) Factors(buffer)->decay = decay;
       FenceForAsync();
+      BarrierArrive(&ready[buffer]);
       NamedBarrier(1, kWarpgroup);
-      if (thread == 0) BarrierArrive(&ready[buffer]);
     }
   }
 
@@ -240,13 +242,13 @@ class ForwardBlock {
         StoreTile16(out, Tile16(Out(group)));
         FenceForAsync();
       }
+      BarrierArrive(&done[buffer]);
       NamedBarrier(2 + group, kWarpgroup);
       if (leader) {
         if (kOutputs) {
           StoreBox(m.h, Out(group), group * 64, static_cast<int>(chunk) * kChunk, head, b);
           StoreCommit();
         }
-        BarrierArrive(&done[buffer]);
         if (index + kStages < count && LastToFinish(stage)) Load(index + kStages);
       }
     }
