@@ -257,7 +257,7 @@ __global__ void __launch_bounds__(kThreads, 1) Kernel(const Args args) {
     }
   };
   // Memory works on a warp's first packs while what makes x still runs: they go to registers where nothing that may
-  // still run writes them. More of the item is not fetched: that took the bandwidth of those who need it now.
+  // still run writes them. More of the item is not fetched ahead: that was measured to be slower.
   if (args.constants) {
     fill();
   } else if (item < args.items && member == 0 && lane < kRows) {
