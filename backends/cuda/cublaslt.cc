@@ -172,7 +172,7 @@ class Product final : public LtProduct {
            (!shape_.bias || Aligned(bias, kBiasAlignment));
   }
 
-  void Run(gpuStream_t stream, const void* a, const void* b, const void* bias, void* d,
+  void Run(gpuStream_t stream, const void* a, const void* b, const void* bias, const void* c, void* d,
            void* workspace) const override {
     cublasLtMatmulDescOpaque_t operation;
     if (!Describe(bias, &operation)) throw RunError{XH_INTERNAL, "cuBLASLt refuses the description of a product"};
@@ -180,7 +180,7 @@ class Product final : public LtProduct {
     const auto layout = [](const cublasLtMatrixLayoutOpaque_t& l) { return const_cast<cublasLtMatrixLayout_t>(&l); };
     const float alpha = 1.0f, beta = shape_.accumulate ? 1.0f : 0.0f;
     const cublasStatus_t status =
-        lt_.cublasLtMatmul(handle_, &operation, &alpha, b, layout(b_), a, layout(a_), &beta, d, layout(d_), d,
+        lt_.cublasLtMatmul(handle_, &operation, &alpha, b, layout(b_), a, layout(a_), &beta, c, layout(d_), d,
                            layout(d_), &algorithm_, workspace, static_cast<size_t>(workspace_bytes), stream);
     if (status != CUBLAS_STATUS_SUCCESS) throw RunError{CodeOf(status), Said(lt_, "cublasLtMatmul", status)};
   }

@@ -26,7 +26,7 @@ struct LtShape {
   int64_t a_leading, b_leading, d_leading;
   bool a_transposed;        // stored [depth][rows]
   bool b_transposed;        // stored [columns][depth]
-  bool accumulate;          // adds to what is there; without bias
+  bool accumulate;          // adds to what is there, or to another matrix; without bias
   bool bias;                // of D's dtype
   xh_dtype inputs, result;  // bf16 or f32; f32 inputs have an f32 result, and every product in full f32
 };
@@ -37,7 +37,8 @@ class LtProduct {
   virtual ~LtProduct() = default;
   // Whether pointers are aligned as the algorithm needs them. bias may be NULL where there is none.
   virtual bool Takes(const void* a, const void* b, const void* bias, const void* d) const = 0;
-  virtual void Run(gpuStream_t stream, const void* a, const void* b, const void* bias, void* d,
+  // What is added when the product accumulates lies at `c`, laid out as D; it may be D.
+  virtual void Run(gpuStream_t stream, const void* a, const void* b, const void* bias, const void* c, void* d,
                    void* workspace) const = 0;
   int64_t workspace_bytes = 0;
 };

@@ -1,5 +1,6 @@
-// DENSE: the product of a few rows with what stands around it, in one kernel: matmul_thin.cuh. Weights that lie where
-// they cannot be loaded 16 bytes at a time have a plain kernel.
+// DENSE: the product of a few rows with what stands around it, in one kernel: matmul_thin.cuh. A product of many rows
+// has the sum behind it by the library. What lies where neither can load it has a plain kernel.
+#include "backends/cuda/cublaslt.h"
 #include "backends/cuda/matmul.h"
 #include "backends/cuda/ops.h"
 
@@ -66,13 +67,36 @@ __global__ void PlainKernel(const PlainArgs args) {
   args.y.Put(m, column, sum);
 }
 
+PlainArgs PlainArgsOf(const xh_tensor* args, const GemmShape& shape, const ThinExtras& extras) {
+  return {FloatsOf(args[kX]),
+          FloatsOf(args[kNorm]),
+          FloatsOf(args[kW]),
+          FloatsOf(args[kBias]),
+          FloatsOf(args[kResidual]),
+          FloatsOf(args[kY]),
+          extras.gated ? shape.columns / 2 : shape.columns,
+          shape.depth,
+          extras.gated,
+          extras.eps};
+}
+void RunPlain(const Launch& launch, const GemmShape& shape, const ThinExtras& extras) {
+  const PlainArgs plain = PlainArgsOf(launch.args, shape, extras);
+  const dim3 blocks(Blocks(plain.f, kThreads / kWarp), static_cast<unsigned>(shape.rows));
+  PlainKernel<<<blocks, kThreads, 0, launch.stream>>>(plain);
+}
+
+GemmShape ShapeOf(const std::vector<xh_tensor>& args, const Dims& dims) {
+  const xh_tensor &x = args[kX], &w = args[kW], &y = args[kY];
+  return {dims['M'], dims['N'], dims['D'], Leading(x), Leading(w),        Leading(y), false,
+          true,      false,     x.dtype,   w.dtype,    args[kBias].dtype, y.dtype};
+}
+
+// A few rows: everything in one kernel.
 class DensePlan final : public Plan {
  public:
   Refusal Open(const Request& request, const Dims& dims, const xh_dense_params& params) {
     const std::vector<xh_tensor>& args = request.args;
-    const xh_tensor &x = args[kX], &w = args[kW], &y = args[kY];
-    shape_ = {dims['M'], dims['N'], dims['D'], Leading(x), Leading(w),        Leading(y), false,
-              true,      false,     x.dtype,   w.dtype,    args[kBias].dtype, y.dtype};
+    shape_ = ShapeOf(args, dims);
     extras_.norm = args[kNorm].dtype;
     extras_.residual = args[kResidual].dtype;
     if (Present(args[kResidual])) extras_.residual_leading = Leading(args[kResidual]);
@@ -92,32 +116,55 @@ class DensePlan final : public Plan {
   void Run(const Launch& launch) const override {
     const xh_tensor* const args = launch.args;
     if (shape_.rows == 0 || shape_.columns == 0) return;
-    if (!thin_.Takes(args[kW].data)) return RunPlain(launch);
+    if (!thin_.Takes(args[kW].data)) return RunPlain(launch, shape_, extras_);
     thin_.Run(launch,
               {args[kX].data, args[kW].data, args[kBias].data, args[kY].data, args[kNorm].data, args[kResidual].data});
   }
 
  private:
-  void RunPlain(const Launch& launch) const {
-    const xh_tensor* const args = launch.args;
-    const int64_t columns = extras_.gated ? shape_.columns / 2 : shape_.columns;
-    const PlainArgs plain = {FloatsOf(args[kX]),
-                             FloatsOf(args[kNorm]),
-                             FloatsOf(args[kW]),
-                             FloatsOf(args[kBias]),
-                             FloatsOf(args[kResidual]),
-                             FloatsOf(args[kY]),
-                             columns,
-                             shape_.depth,
-                             extras_.gated,
-                             extras_.eps};
-    const dim3 blocks(Blocks(columns, kThreads / kWarp), static_cast<unsigned>(shape_.rows));
-    PlainKernel<<<blocks, kThreads, 0, launch.stream>>>(plain);
-  }
-
   GemmShape shape_ = {};
   ThinExtras extras_;
   ThinGemm thin_;
+};
+
+// Many rows and a residual: the library adds what it makes to it.
+class SumPlan final : public Plan {
+ public:
+  static bool Fits(const std::vector<xh_tensor>& args, const Dims& dims, const xh_dense_params& params) {
+    const xh_tensor &x = args[kX], &w = args[kW], &y = args[kY], &residual = args[kResidual];
+    constexpr int64_t kMostRows = 65535;  // of the plain kernel's grid
+    return dims['M'] > ThinGemm::kRows && dims['M'] <= kMostRows && dims['N'] > 0 && dims['D'] > 0 &&
+           !Present(args[kNorm]) && !Present(args[kBias]) && Present(residual) &&
+           params.activation == XH_DENSE_LINEAR && x.dtype == XH_BF16 && w.dtype == XH_BF16 &&
+           residual.dtype == y.dtype && Leading(residual) == Leading(y) && Leading(x) >= dims['D'] &&
+           Leading(w) >= dims['D'] && Leading(y) >= dims['N'];
+  }
+  Refusal Open(const Request& request, const Dims& dims) {
+    shape_ = ShapeOf(request.args, dims);
+    extras_.residual = request.args[kResidual].dtype;
+    implementation = "cublasLt";
+    const LtShape product = {
+        shape_.rows, shape_.columns, shape_.depth, shape_.a_leading, shape_.b_leading, shape_.d_leading, false,
+        true,        true,           false,        shape_.a,         shape_.d};
+    Refusal refusal = OpenLtProduct(product, &product_);
+    if (refusal.code == 0 && product_ == nullptr) refusal = Unsupported("DENSE: the library has no product for it");
+    if (refusal.code == 0) scratch_ = Reserve(&workspace_bytes, product_->workspace_bytes, 1);
+    return refusal;
+  }
+  void Run(const Launch& launch) const override {
+    const xh_tensor* const args = launch.args;
+    const void *const x = args[kX].data, *const w = args[kW].data, *const residual = args[kResidual].data;
+    void* const y = args[kY].data;
+    const bool takes = product_->Takes(x, w, nullptr, residual) && product_->Takes(x, w, nullptr, y);
+    if (!takes) return RunPlain(launch, shape_, extras_);
+    product_->Run(launch.stream, x, w, nullptr, residual, y, Part<void>(launch.workspace, scratch_));
+  }
+
+ private:
+  GemmShape shape_ = {};
+  ThinExtras extras_;
+  std::unique_ptr<LtProduct> product_;
+  int64_t scratch_ = 0;
 };
 
 }  // namespace
@@ -126,8 +173,15 @@ Refusal OpenDense(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
   xh_dense_params params = {};
   Refusal refusal = backend::CheckDense(request, &dims, &params);
+  if (refusal.code != 0) return refusal;
+  if (SumPlan::Fits(request.args, dims, params)) {
+    auto plan = std::make_unique<SumPlan>();
+    refusal = plan->Open(request, dims);
+    if (refusal.code == 0) *out = std::move(plan);
+    return refusal;
+  }
   auto plan = std::make_unique<DensePlan>();
-  if (refusal.code == 0) refusal = plan->Open(request, dims, params);
+  refusal = plan->Open(request, dims, params);
   if (refusal.code == 0) *out = std::move(plan);
   return refusal;
 }

@@ -77,7 +77,7 @@ class Gemm {
       const void* const aligned = AlignedBias(launch, bias);
       if (library_->Takes(a, b, aligned, d)) {
         if (aligned != bias) ConvertBias(launch, bias);
-        return library_->Run(launch.stream, a, b, aligned, d, Part<void>(launch.workspace, scratch_));
+        return library_->Run(launch.stream, a, b, aligned, d, d, Part<void>(launch.workspace, scratch_));
       }
     }
     if (split_.Takes(launch, a, b, bias, d)) return split_.Run(launch, a, b, bias, d);

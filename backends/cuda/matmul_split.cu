@@ -81,8 +81,8 @@ void SplitGemm::Run(const Launch& launch, const void* a, const void* b, const vo
       Part<bf16>(launch.workspace, high_), Part<bf16>(launch.workspace, low_));
   const Sides high = With(launch, a, b, high_), low = With(launch, a, b, low_);
   void* const scratch = Part<void>(launch.workspace, scratch_);
-  first_->Run(launch.stream, high.a, high.b, bias, d, scratch);
-  second_->Run(launch.stream, low.a, low.b, nullptr, d, scratch);
+  first_->Run(launch.stream, high.a, high.b, bias, d, d, scratch);
+  second_->Run(launch.stream, low.a, low.b, nullptr, d, d, scratch);
 }
 
 }  // namespace xh::gpu

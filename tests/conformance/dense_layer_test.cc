@@ -154,6 +154,16 @@ TEST(Dense, AddsToTheResidualInPlace) {
   }
 }
 
+// As a library of products may take them: nothing but the sum stands around the product.
+TEST(Dense, ManyRowsAddToTheResidual) {
+  for (xh_dtype y : {XH_F32, XH_BF16}) {
+    for (int64_t gap : {0, 3, 8}) {
+      const Layer layer = {false, false, true, false, XH_BF16, XH_BF16, y, gap};
+      for (Size s : {Size{9, 64, 40}, Size{64, 256, 128}, Size{130, 72, 24}}) Check(s, layer);
+    }
+  }
+}
+
 TEST(Dense, GatesThatAreShutOrOpenStayFinite) {
   Op op(XH_OP_DENSE, ParamsOf({false, true, false, true}));
   std::vector<Arg> args = {Of(XH_F32, {1, 8}, Doubles(8, 0.0)),
