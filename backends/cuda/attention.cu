@@ -9,7 +9,7 @@ namespace {
 
 std::unique_ptr<Plan> MakePlan(const attention::Shape& shape, const Request& request) {
   if (shape.cached && shape.tokens == 1 && shape.dim <= attention::kMostDecodeDim) {
-    return attention::MakeAttentionDecode(shape, request);
+    return attention::MakeAttentionDecodeMany(shape, request, attention::MakeAttentionDecode(shape, request));
   }
 #ifdef XH_SM90
   if (std::unique_ptr<Plan> plan = attention::MakeAttentionSm90(shape, request)) return plan;

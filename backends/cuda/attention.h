@@ -52,6 +52,12 @@ inline int64_t SavedBytes(const Shape& s) {
 __host__ __device__ inline int64_t SlotOf(int64_t position, int64_t window, int64_t sinks) {
   return window == 0 || position < sinks ? position : sinks + (position - sinks) % window;
 }
+// Slots that the token at `position` attends to, its own among them: they are the first of its head's part.
+__host__ __device__ inline int64_t VisibleSlots(int64_t position, int64_t window, int64_t sinks) {
+  if (window == 0 || position < sinks) return position + 1;
+  const int64_t recent = position - sinks + 1;
+  return sinks + (recent < window ? recent : window);
+}
 // The first slot of a head's part.
 __host__ __device__ inline int64_t FirstSlot(const Windows& windows, int64_t kv_head, int64_t sinks, int64_t capacity) {
   int64_t first = 0;
@@ -82,6 +88,8 @@ std::unique_ptr<Plan> MakeAttentionPlainBackward(const Shape& shape, const Reque
 // One token with a cache, dim at most kMostDecodeDim.
 inline constexpr int64_t kMostDecodeDim = 256;
 std::unique_ptr<Plan> MakeAttentionDecode(const Shape& shape, const Request& request);
+// For so many sequences that they fill the device: wraps `plan`, or gives it back where that does not apply.
+std::unique_ptr<Plan> MakeAttentionDecodeMany(const Shape& shape, const Request& request, std::unique_ptr<Plan> plan);
 
 }  // namespace xh::gpu::attention
 

@@ -59,11 +59,7 @@ struct Span {
   template <class T>
   __device__ Span(const Args<T>& a, int64_t b, int64_t kv_head, int split) {
     const int64_t position = *a.position.At(b), window = a.windows.at[kv_head];
-    int64_t visible = position + 1;
-    if (window != 0 && position >= a.sinks) {
-      const int64_t recent = position - a.sinks + 1;
-      visible = a.sinks + (recent < window ? recent : window);
-    }
+    const int64_t visible = VisibleSlots(position, window, a.sinks);
     int64_t each = (visible + a.splits - 1) / a.splits;
     if (each < kLeastSlots) each = kLeastSlots;
     from = split * each;

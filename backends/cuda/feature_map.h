@@ -36,6 +36,8 @@ void AddParts(gpuStream_t stream, const Sizes& sizes, const float* parts, int64_
 // INFER and FORWARD of so few tokens that reading the map is most of the work: wraps `plan` and says so, or does
 // nothing.
 bool TakeFewTokens(const Request& request, const Sizes& sizes, std::unique_ptr<Plan>* plan);
+// The same for one token of many sequences.
+void TakeManySequences(const Request& request, const Sizes& sizes, std::unique_ptr<Plan>* plan);
 
 }  // namespace feature_map
 

@@ -102,6 +102,7 @@ bool TakeFewTokens(const Request& request, const Sizes& s, std::unique_ptr<Plan>
     WithType(a.dtype,
              [&](auto w) { *plan = std::make_unique<FewPlan<decltype(t), decltype(w)>>(s, std::move(*plan)); });
   });
+  TakeManySequences(request, s, plan);
   return true;
 }
 

@@ -18,6 +18,21 @@ Sequence MakeSequence(const AttentionSize& s, xh_dtype dtype) {
   return {s, inputs, AttentionOracle(s, {inputs[0].values, inputs[1].values, inputs[2].values})[0]};
 }
 
+// The batch `times` over: many sequences for the oracle's work on few.
+Sequence Repeat(Sequence sequence, int64_t times) {
+  const auto repeat = [times](Doubles* values) {
+    const size_t size = values->size();
+    for (int64_t i = 1; i < times; ++i) values->insert(values->end(), values->begin(), values->begin() + size);
+  };
+  for (size_t i = 0; i < 3; ++i) {
+    repeat(&sequence.inputs[i].values);
+    sequence.inputs[i].shape[0] *= times;
+  }
+  repeat(&sequence.expected);
+  sequence.size.batch *= times;
+  return sequence;
+}
+
 // Tokens [from[b], from[b] + count) of every batch row b.
 Arg Slice(const Arg& arg, const std::vector<int64_t>& from, int64_t count) {
   const int64_t heads = arg.shape[1], tokens = arg.shape[2], d = arg.shape[3];
@@ -127,6 +142,42 @@ TEST(AttentionCache, ManyHeadsOfOneGroupOnManyThreads) {
   decoder.Step({0}, 298, 1e-5);
   decoder.Step({298}, 1, 1e-5);
   decoder.Step({299}, 1, 1e-5);
+}
+
+// So many sequences that those of any GPU are busy; each goes forward at its own pace.
+void DecodeMany(const AttentionSize& s, int64_t times, int64_t prompt) {
+  const Sequence sequence = Repeat(MakeSequence(s, XH_BF16), times);
+  Decoder decoder(sequence);
+  std::vector<int64_t> position(static_cast<size_t>(sequence.size.batch), 0);
+  decoder.Step(position, prompt, 1e-2);
+  for (int64_t step = 0; prompt + step < s.tokens; ++step) {
+    for (size_t b = 0; b < position.size(); ++b) {
+      position[b] = prompt + step * (static_cast<int64_t>(b) % 7 + 1) / 7;
+    }
+    decoder.Step(position, 1, 1e-2);
+  }
+  for (int64_t& p : position) ++p;
+  decoder.ExpectLayout(position);
+}
+TEST(AttentionCache, ManySequencesAtTheirOwnPositions) {
+  DecodeMany({2, 8, 4, 202, 64, {40, 150, 0, 7}, 3, 202}, 36, 200);
+  DecodeMany({2, 12, 4, 9, 64, {40, 2, 0, 7}, 3, 9}, 36, 1);  // from the first token on, groups of three
+  DecodeMany({2, 16, 4, 78, 128, {24, 60, 0, 9}, 4, 78}, 36, 74);
+}
+
+TEST(AttentionCache, PositionsWithoutRoomAreRefusedAmongManySequences) {
+  const AttentionSize s = {80, 16, 8, 1, 64, {2, 2, 2, 2, 0, 0, 0, 0}, 1, 8};
+  std::vector<Arg> args = AttentionInputs(s, XH_BF16);
+  args[3] = args[4] = Random(XH_BF16, {80, s.Slots(), 64}, 8);
+  args.push_back(Output(XH_BF16, {80, 16, 1, 64}));
+  const Doubles before = args[3].values;
+  for (double position : {8.0, -1.0}) {
+    args[5] = Of(XH_I32, {80}, Doubles(80, 3.0));
+    args[5].values[77] = position;
+    Op op(XH_OP_ATTENTION, s.Params());
+    EXPECT_EQ(RunOrGap(op, XH_INFER, &args).code, XH_INVALID_ARGUMENT) << position;
+    EXPECT_EQ(args[3].values, before);
+  }
 }
 
 TEST(AttentionCache, PositionsWithoutRoomAreRefusedAndNothingIsWritten) {

@@ -49,6 +49,20 @@ TEST(FeatureMap, ReadsParametersInBf16) {
   c.inputs[1] = Random(XH_BF16, {3, 17, 9}, 2, 0.5);
   CheckOp(c);
 }
+TEST(FeatureMap, OneTokenOfManySequencesInBf16) {
+  for (xh_feature_map kind : {XH_FEATURE_SOFTMAX, XH_FEATURE_HEDGEHOG}) {
+    for (MapSize s : {MapSize{41, 2, 4, 1, 128, 64}, MapSize{17, 3, 3, 1, 64, 128}, MapSize{16, 1, 2, 1, 128, 128},
+                      MapSize{70, 1, 3, 1, 64, 64}}) {
+      Case c = MapCase(s, kind, XH_BF16, 8);
+      c.inputs[1] = Random(XH_BF16, {s.heads, s.d, s.n}, 2, 0.1);
+      Op op(c.op);
+      op.SetParams(c.params);
+      std::vector<Arg> args = {c.inputs[0], c.inputs[1], c.outputs[0]};
+      MustRun(op, XH_INFER, &args);
+      EXPECT_LE(RelativeError(args[2].values, c.forward({args[0].values, args[1].values})[0]), c.tolerance);
+    }
+  }
+}
 TEST(FeatureMap, FeaturesSumToOneForLargeScores) {
   Op op(XH_OP_FEATURE_MAP, xh_feature_map_params{XH_SIZED(xh_feature_map_params), XH_FEATURE_HEDGEHOG});
   std::vector<Arg> args = {Random(XH_F32, {1, 2, 9, 16}, 1, 100.0), Random(XH_F32, {2, 16, 16}, 2, 10.0),

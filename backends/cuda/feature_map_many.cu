@@ -1,0 +1,148 @@
+// FEATURE_MAP of one token of many sequences, in bf16 with d and n of 64 or 128: a block has a head and 32 sequences as
+// the rows of one product, so that a map is read once for all of them.
+#include "backends/cuda/feature_map.h"
+
+#ifdef XH_HIP
+
+namespace xh::gpu::feature_map {
+void TakeManySequences(const Request&, const Sizes&, std::unique_ptr<Plan>*) {}
+}  // namespace xh::gpu::feature_map
+
+#else
+
+#include "backends/cuda/warp_product.cuh"
+
+namespace xh::gpu::feature_map {
+namespace {
+
+using namespace warp;
+
+constexpr int kWarps = 2, kThreads = kWarps * kWarp;
+constexpr int kRows = 16;                // sequences of a warp
+constexpr int64_t kLeastSequences = 16;  // below, a block a head has too little to do at a time
+
+struct ManyArguments {
+  Sizes s;
+  View<const bf16> u, a;
+  View<bf16> phi;
+};
+
+// The map and the rows of u to shared memory, zero past the last sequence.
+template <int kD, int kN>
+__device__ void CopyOperands(const ManyArguments& x, int64_t h, int64_t b0, char* map, char* rows) {
+  constexpr int kMapPacks = kN / 8, kRowPacks = kD / 8;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int64_t input = static_cast<unsigned>(h) / static_cast<unsigned>(x.s.group());
+#pragma unroll 4
+  for (int i = thread; i < kD * kMapPacks; i += kThreads) {
+    const int row = i / kMapPacks, pack = i % kMapPacks;
+    CopyPack(SharedAddress(map) + PackOffset<kN * 2>(row, pack), x.a.At(h, row) + pack * 8, true);
+  }
+#pragma unroll 4
+  for (int i = thread; i < kWarps * kRows * kRowPacks; i += kThreads) {
+    const int row = i / kRowPacks, pack = i % kRowPacks;
+    const bool inside = b0 + row < x.s.b;
+    CopyPack(SharedAddress(rows) + PackOffset<kD * 2>(row, pack), x.u.At(inside ? b0 + row : b0, input) + pack * 8,
+             inside);
+  }
+  CommitCopies();
+  WaitForCopies<0>();
+  __syncthreads();
+}
+
+// Scores of a warp's rows: a lane has rows lane / 4 and 8 more, of every eight columns 2 (lane % 4) and the next.
+template <int kD, int kN>
+__device__ void Score(const char* map, const char* rows, float (&scores)[kN / 8][4]) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+#pragma unroll
+  for (int k = 0; k < kD / 16; ++k) {
+    uint32_t row[4];
+    LoadTiles(SharedAddress(rows) + PackOffset<kD * 2>(warp * kRows + lane % 16, 2 * k + lane / 16), row);
+#pragma unroll
+    for (int j = 0; j < kN / 16; ++j) {
+      uint32_t weights[4];
+      LoadTurned(SharedAddress(map) + PackOffset<kN * 2>(k * 16 + lane % 16, 2 * j + lane / 16), weights);
+      AddProduct(scores[2 * j], row, weights[0], weights[1]);
+      AddProduct(scores[2 * j + 1], row, weights[2], weights[3]);
+    }
+  }
+}
+
+// The softmax of sign * scores of one of a lane's two rows, which four lanes hold together.
+template <int kN>
+__device__ void PutSoftmax(const float (&scores)[kN / 8][4], int half, float sign, bool inside, bf16* phi) {
+  float most = -kInfinity, sum = 0.0f, e[kN / 4];
+#pragma unroll
+  for (int i = 0; i < kN / 4; ++i) most = fmaxf(most, sign * scores[i / 2][half * 2 + i % 2]);
+  most = fmaxf(most, XH_SHUFFLE_XOR(most, 1));
+  most = fmaxf(most, XH_SHUFFLE_XOR(most, 2));
+#pragma unroll
+  for (int i = 0; i < kN / 4; ++i) sum += e[i] = expf(sign * scores[i / 2][half * 2 + i % 2] - most);
+  sum += XH_SHUFFLE_XOR(sum, 1);
+  sum += XH_SHUFFLE_XOR(sum, 2);
+  if (!inside) return;
+  const float scale = 1.0f / sum;
+#pragma unroll
+  for (int j = 0; j < kN / 8; ++j) {
+    *reinterpret_cast<uint32_t*>(phi + j * 8) = PackPair(e[2 * j] * scale, e[2 * j + 1] * scale);
+  }
+}
+
+template <int kD, int kN>
+__global__ void __launch_bounds__(kThreads) ManySequences(const ManyArguments x) {
+  __shared__ alignas(128) char map[kD * kN * 2];
+  __shared__ alignas(128) char rows[kWarps * kRows * kD * 2];
+  LetNextBegin();
+  const auto heads = static_cast<unsigned>(x.s.heads);
+  const int64_t h = blockIdx.x % heads, b0 = int64_t{blockIdx.x / heads} * (kWarps * kRows);
+  for (int i = static_cast<int>(threadIdx.x); i < kD; i += kThreads) PrefetchBytes(x.a.At(h, i), kN * 2);
+  WaitForEarlier();
+  CopyOperands<kD, kN>(x, h, b0, map, rows);
+  float scores[kN / 8][4] = {};
+  Score<kD, kN>(map, rows, scores);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int64_t b = b0 + warp * kRows + lane / 4 + half * 8;
+    bf16* const phi = x.phi.At(b, h) + lane % 4 * 2;
+    PutSoftmax<kN>(scores, half, 1.0f, b < x.s.b, phi);
+    if (x.s.hedgehog) PutSoftmax<kN>(scores, half, -1.0f, b < x.s.b, phi + kN);
+  }
+}
+
+class ManyPlan final : public Plan {
+ public:
+  ManyPlan(const Sizes& sizes, std::unique_ptr<Plan> plain) : s_(sizes), plain_(std::move(plain)) {
+    workspace_bytes = plain_->workspace_bytes;
+    implementation = "one token of many sequences";
+  }
+  void Run(const Launch& launch) const override {
+    for (int i : {kU, kA, kPhi}) {
+      if (!MovesInPacks(launch.args[i])) return plain_->Run(launch);
+    }
+    const ManyArguments x = {s_, ViewOf<const bf16>(launch.args[kU]), ViewOf<const bf16>(launch.args[kA]),
+                             ViewOf<bf16>(launch.args[kPhi])};
+    const unsigned blocks = static_cast<unsigned>(s_.heads) * Blocks(s_.b, kWarps * kRows);
+    const auto narrow = s_.d == 64 ? ManySequences<64, 64> : ManySequences<128, 64>;
+    const auto wide = s_.d == 64 ? ManySequences<64, 128> : ManySequences<128, 128>;
+    LaunchEarly(launch, s_.n == 64 ? narrow : wide, blocks, kThreads, 0, x);
+  }
+
+ private:
+  Sizes s_;
+  std::unique_ptr<Plan> plain_;  // for rows that are not at multiples of 16 bytes
+};
+
+}  // namespace
+
+void TakeManySequences(const Request& request, const Sizes& s, std::unique_ptr<Plan>* plan) {
+  const auto size = [](int64_t x) { return x == 64 || x == 128; };
+  if (request.pass == XH_BACKWARD || s.t != 1 || s.b < kLeastSequences || !size(s.d) || !size(s.n)) return;
+  if (request.args[kU].dtype != XH_BF16 || request.args[kA].dtype != XH_BF16) return;
+  if (request.facts->capability < 80) return;
+  *plan = std::make_unique<ManyPlan>(s, std::move(*plan));
+}
+
+}  // namespace xh::gpu::feature_map
+
+#endif  // XH_HIP
