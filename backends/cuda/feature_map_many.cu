@@ -18,8 +18,9 @@ namespace {
 using namespace warp;
 
 constexpr int kWarps = 2, kThreads = kWarps * kWarp;
-constexpr int kRows = 16;                // sequences of a warp
-constexpr int64_t kLeastSequences = 16;  // below, a block a head has too little to do at a time
+constexpr int kRows = 16;  // sequences of a warp
+// With fewer, a block a head and token wins: a map that has left the cache comes faster through many blocks than one.
+constexpr int64_t kLeastSequences = 32;
 
 struct ManyArguments {
   Sizes s;
