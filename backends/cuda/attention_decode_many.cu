@@ -329,8 +329,7 @@ class ManyPlan final : public Plan {
 };
 
 // Shared memory in place of the first-level cache, so that kBlocks find room.
-template <class Kernel>
-bool PreferShared(Kernel kernel) {
+bool PreferShared(void (*kernel)(Args)) {
   return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributePreferredSharedMemoryCarveout,
                               cudaSharedmemCarveoutMaxShared) == cudaSuccess;
 }
