@@ -5,8 +5,17 @@
 %}
 
 %init %{
-  if (NativeInit(m) != 0) return NULL;
+  NativeInit(m); /* an exception that it leaves fails the import */
 %}
+
+#define XH_API
+#define XH_CHECKED
+
+/* Structs are made from values of Python, and values of Python from structs. */
+%ignore xh_option;
+%ignore xh_runtime_config;
+%ignore xh_plugin_info;
+%ignore xh_tensor;
 
 /* ---- errors: an exception in place of a result ------------------------------------------------------------------- */
 
@@ -34,7 +43,7 @@
 %enddef
 %define HANDED_OVER(TYPE, KIND)
 %typemap(in, numinputs=0) TYPE **out (TYPE *made = NULL) { $1 = &made; }
-%typemap(argout) TYPE **out { $result = SWIG_Python_AppendOutput($result, NativeWrap(*$1, &KIND)); }
+%typemap(argout) TYPE **out { $result = NativeInstead($result, NativeWrap(*$1, &KIND)); }
 %enddef
 HANDLE(xh_runtime, native_runtime, NATIVE_SHARED)
 HANDLE(xh_checkpoint, native_checkpoint, NATIVE_SHARED)
@@ -116,7 +125,7 @@ static void NativeCancel(xh_job *any_thread) { xh_job_cancel(any_thread); }
 %typemap(argout) (const int32_t *ids, int64_t count, float *out) {
   if (PyByteArray_Resize(made$argnum, (Py_ssize_t)sizeof(float) * ($2 > 1 ? $2 - 1 : 0)) != 0) SWIG_fail;
   Py_INCREF(made$argnum);
-  $result = SWIG_Python_AppendOutput($result, made$argnum);
+  $result = NativeInstead($result, made$argnum);
 }
 %typemap(freearg) (const int32_t *ids, int64_t count, float *out) {
   NativeIdsRelease(&ids$argnum);
@@ -138,14 +147,14 @@ static void NativeCancel(xh_job *any_thread) { xh_job_cancel(any_thread); }
 %typemap(freearg) (int32_t *ids, int64_t capacity, int64_t *count) { PyMem_Free(room$argnum); }
 
 %typemap(in, numinputs=0) int64_t *size (int64_t made = 0) { $1 = &made; }
-%typemap(argout) int64_t *size { $result = SWIG_Python_AppendOutput($result, PyLong_FromLongLong(*$1)); }
+%typemap(argout) int64_t *size { $result = NativeInstead($result, PyLong_FromLongLong(*$1)); }
 
 %typemap(in, numinputs=0) xh_bytes **out (xh_bytes *made = NULL) { $1 = &made; }
 %typemap(argout) xh_bytes **out {
   PyObject *bytes = PyBytes_FromStringAndSize((const char *)xh_bytes_data(*$1), (Py_ssize_t)xh_bytes_size(*$1));
   xh_bytes_free(*$1);
   if (bytes == NULL) SWIG_fail;
-  $result = SWIG_Python_AppendOutput($result, bytes);
+  $result = NativeInstead($result, bytes);
 }
 
 /* A copy: what is lent ends with the next call. */
@@ -156,7 +165,7 @@ static void NativeCancel(xh_job *any_thread) { xh_job_cancel(any_thread); }
 %typemap(argout) (const float **logits, int64_t *count) {
   PyObject *copy = PyByteArray_FromStringAndSize((const char *)*$1, (Py_ssize_t)sizeof(float) * (Py_ssize_t)*$2);
   if (copy == NULL) SWIG_fail;
-  $result = SWIG_Python_AppendOutput($result, copy);
+  $result = NativeInstead($result, copy);
 }
 
 /* ---- structs ----------------------------------------------------------------------------------------------------- */
@@ -181,11 +190,11 @@ static void NativeCancel(xh_job *any_thread) { xh_job_cancel(any_thread); }
   made.struct_size = XH_SIZED(xh_plugin_info);
   $1 = &made;
 }
-%typemap(argout) xh_plugin_info *out { $result = SWIG_Python_AppendOutput($result, NativePluginInfo($1)); }
+%typemap(argout) xh_plugin_info *out { $result = NativeInstead($result, NativePluginInfo($1)); }
 
 /* A view that keeps its checkpoint, the first argument, open. */
 %typemap(in, numinputs=0) xh_tensor *out (xh_tensor made) { $1 = &made; }
-%typemap(argout) xh_tensor *out { $result = SWIG_Python_AppendOutput($result, NativeTensorView($1, swig_obj[0])); }
+%typemap(argout) xh_tensor *out { $result = NativeInstead($result, NativeTensorView($1, swig_obj[0])); }
 
 /* ---- what is pulled ---------------------------------------------------------------------------------------------- */
 
@@ -200,7 +209,7 @@ static void NativeCancel(xh_job *any_thread) { xh_job_cancel(any_thread); }
 %typemap(argout) (int32_t *token, const char **piece, int64_t *piece_size, int32_t *finished) {
   PyObject *token = NativeToken(*$1, *$2, *$3, *$4);
   if (token == NULL) SWIG_fail;
-  $result = SWIG_Python_AppendOutput($result, token);
+  $result = NativeInstead($result, token);
 }
 
 /* Takes the number of slots. Gives a list of (id, piece, finished), None where a slot is empty. */
@@ -231,7 +240,7 @@ static void NativeCancel(xh_job *any_thread) { xh_job_cancel(any_thread); }
 %typemap(argout) (const char **event, int32_t *finished) {
   PyObject *event = Py_BuildValue("(yO)", *$1, *$2 ? Py_True : Py_False);
   if (event == NULL) SWIG_fail;
-  $result = SWIG_Python_AppendOutput($result, event);
+  $result = NativeInstead($result, event);
 }
 
 /* Answered at once: handing the GIL over would cost more than the call. */

@@ -97,6 +97,12 @@ void NativeSlotsRelease(NativeSlots* slots);
 
 /* ---- results ---- */
 
+/* `made` in the place of a result that is none; every wrapped function has one output. */
+static inline PyObject* NativeInstead(PyObject* none, PyObject* made) {
+  Py_XDECREF(none);
+  return made;
+}
+
 PyObject* NativeString(const char* text); /* None for NULL */
 PyObject* NativeIdsList(const int32_t* ids, int64_t count);
 PyObject* NativeToken(int32_t id, const char* piece, int64_t size, int32_t finished);
