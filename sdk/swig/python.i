@@ -8,9 +8,6 @@
   NativeInit(m); /* an exception that it leaves fails the import */
 %}
 
-#define XH_API
-#define XH_CHECKED
-
 /* Structs are made from values of Python, and values of Python from structs. */
 %ignore xh_option;
 %ignore xh_runtime_config;
