@@ -99,7 +99,7 @@ class Model(Closable):
             float32, two dimensions.
         """
         ids = token_ids(ids)
-        count = max(len(ids), 1)
+        count = max(len(ids) if hasattr(ids, "__len__") else 0, 1)  # what has none is refused below, in words
         values = np.empty(count * self._widest_row(), np.float32)
         size = _native.xh_model_forward(self._handle, ids, tap, values)
         if size > values.size:
