@@ -72,6 +72,6 @@ def python():
 
     def run(code, *arguments, **options):
         command = [sys.executable, "-c", code, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+        return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300, **options)
 
     return run

@@ -44,13 +44,17 @@ def test_distill_tells_of_every_step_and_leaves_a_student(teacher, tmp_path):
 
 def test_a_recipe_may_be_a_file_with_keywords_on_top(teacher, tmp_path):
     file = tmp_path / "recipe.json"
-    file.write_text(json.dumps(recipe(str(teacher), "nowhere", data=[{"path": str(SOURCE / "examples/data/mix.train.jsonl")}])))
+    file.write_text(
+        json.dumps(recipe(str(teacher), "nowhere", data=[{"path": str(SOURCE / "examples/data/mix.train.jsonl")}]))
+    )
     xhybrid.distill(file, output=tmp_path / "run", stages=[{"stage": "align", "steps": 1}])
     assert (tmp_path / "run" / "student.xhy").is_dir()
 
 
 def test_plan_says_what_a_recipe_holds(teacher):
-    planned = xhybrid.plan(teacher=teacher, stages=[{"stage": "align", "steps": 1}], student={"window": 64}, context=64, batch=2)
+    planned = xhybrid.plan(
+        teacher=teacher, stages=[{"stage": "align", "steps": 1}], student={"window": 64}, context=64, batch=2
+    )
     assert planned["fits"] and planned["total_bytes"] > 0
 
 
@@ -154,11 +158,10 @@ def test_an_interrupt_saves_and_the_same_recipe_goes_on(teacher, tmp_path):
 
 def test_an_interrupt_in_the_loops_body_saves_too(teacher, tmp_path, caplog):
     long = recipe(teacher, tmp_path / "run", stages=[{"stage": "align", "steps": 5000}])
-    with pytest.raises(KeyboardInterrupt) as caught:
-        with xhybrid.Job("distill", long) as job:
-            for event in job:
-                if event["kind"] == "step":
-                    raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt) as caught, xhybrid.Job("distill", long) as job:
+        for event in job:
+            if event["kind"] == "step":
+                raise KeyboardInterrupt
     assert list((tmp_path / "run").glob("step-*.xhy"))
     assert any("run the same recipe" in note for note in caught.value.__notes__)
     assert job.closed
@@ -209,7 +212,10 @@ def test_a_bar_is_drawn_on_a_terminal_and_nowhere_else(tmp_path):
     assert "100%" in on_a_terminal(source, tmp_path / "a.xhy", "yes")
     assert on_a_terminal(source, tmp_path / "b.xhy", "no") == ""
     ran = subprocess.run(
-        [sys.executable, "-c", BAR, str(source), str(tmp_path / "c.xhy"), "yes"], capture_output=True, text=True
+        [sys.executable, "-c", BAR, str(source), str(tmp_path / "c.xhy"), "yes"],
+        check=False,
+        capture_output=True,
+        text=True,
     )
     assert (ran.returncode, ran.stderr) == (0, "")
 

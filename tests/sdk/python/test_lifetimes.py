@@ -83,7 +83,12 @@ def test_a_closed_session_refuses(model):
 
 def test_a_closed_checkpoint_batch_and_job_refuse(student, model):
     checkpoint = closed(xhybrid.Checkpoint.open(student))
-    for call in (checkpoint.verify, checkpoint.describe, lambda: checkpoint.names, lambda: checkpoint["lm_head.weight"]):
+    for call in (
+        checkpoint.verify,
+        checkpoint.describe,
+        lambda: checkpoint.names,
+        lambda: checkpoint["lm_head.weight"],
+    ):
         with pytest.raises(xhybrid.InvalidStateError, match="the checkpoint is closed"):
             call()
     with pytest.raises(xhybrid.InvalidStateError, match="the batch is closed"):

@@ -3,8 +3,8 @@ the ratio is printed, not asserted: a test must not depend on what else the mach
 
 import pathlib
 import shutil
-import subprocess
 import statistics
+import subprocess
 import time
 
 import pytest

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Sequence, TypeVar, Union
+from collections.abc import Sequence
+from typing import Any, TypeVar, Union
 
 from . import _native
 

@@ -4,8 +4,9 @@ directory (str or path), or a function that gives one."""
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib import metadata
-from typing import Any, Iterator
+from typing import Any
 
 from ._log import logger
 

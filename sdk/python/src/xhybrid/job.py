@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator, Mapping, Union
+from collections.abc import Iterator, Mapping
+from typing import Any, Callable, Union
 
 from . import _native
 from ._core import Closable, from_json, to_json

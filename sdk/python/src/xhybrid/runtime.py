@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any, NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from . import _native
 from ._core import Closable, StrPath, from_json, options
