@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The Python package as a stranger has it: a wheel, installed into a fresh environment, tested from an empty directory.
 #   tests/sdk/python/run.sh [PYTEST ARGUMENT...]
+# PYTHON: the interpreter (default python3).
 # XHYBRID_PREBUILT: build tree whose library goes into the wheel (default build/release); empty builds all of it.
 # XHYBRID_LEAK_CYCLES: of the leak test (default 60; the long form is 10000).
 set -euo pipefail
@@ -10,7 +11,7 @@ prebuilt=${XHYBRID_PREBUILT-$root/build/release}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-python3 -m venv "$work/venv"
+"${PYTHON:-python3}" -m venv "$work/venv"
 pip=("$work/venv/bin/python" -m pip --quiet --disable-pip-version-check)
 "${pip[@]}" install numpy pytest tqdm ml_dtypes
 "${pip[@]}" wheel "$root/sdk/python" --no-deps --wheel-dir "$work" ${prebuilt:+-C cmake.define.XHYBRID_PREBUILT="$prebuilt"}

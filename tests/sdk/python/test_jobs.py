@@ -220,6 +220,19 @@ def test_a_bar_is_drawn_on_a_terminal_and_nowhere_else(tmp_path):
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
+NOTEBOOK = """
+import sys, types
+shell = types.SimpleNamespace(kernel=object(), config={})
+sys.modules["IPython"] = types.SimpleNamespace(get_ipython=lambda: shell)
+"""
+
+
+def test_a_bar_is_drawn_in_a_notebook(tmp_path, python):
+    pytest.importorskip("tqdm")
+    ran = python(NOTEBOOK + BAR, SOURCE / "examples/teacher-llama-3m", tmp_path / "a.xhy", "yes")
+    assert ran.returncode == 0 and "100%" in ran.stderr
+
+
 def test_without_tqdm_there_is_no_bar(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)

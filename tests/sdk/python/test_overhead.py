@@ -1,6 +1,7 @@
 """A thousand tokens through the package and through C, taking turns. What is compared is the time that a core was busy;
 the ratio is printed, not asserted: a test must not depend on what else the machine does."""
 
+import os
 import pathlib
 import shutil
 import statistics
@@ -62,3 +63,39 @@ def test_the_same_tokens_in_about_the_same_time(program, student, capsys):
             f"ratio of medians {statistics.median(of_python) / statistics.median(of_c):.4f}, "
             f"of the least {min(of_python) / min(of_c):.4f}, {TURNS} turns of {TOKENS}"
         )
+
+
+CALLS = 20_000
+
+# What the library does takes no time here, so that what is left is the package's own.
+INSTANT = """
+#include <stdint.h>
+void* xh_session_next(void* session, int32_t* token, const char** piece, int64_t* size, int32_t* finished) {
+  *token = 5, *piece = "abc", *size = 3, *finished = 0;
+  return session ? 0 : session;
+}
+"""
+
+STREAM = """
+import itertools, sys, time, xhybrid
+session = xhybrid.Model.load(sys.argv[1]).session(capacity=8)
+session.feed([1])
+start = time.thread_time_ns()
+pieces = sum(len(token.piece) for token in itertools.islice(session.stream(), int(sys.argv[2])))
+print(time.thread_time_ns() - start, pieces)
+"""
+
+
+def test_what_the_package_itself_costs_a_token(student, tmp_path, python, capsys):
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    (tmp_path / "instant.c").write_text(INSTANT)
+    command = [compiler, "-shared", "-fPIC", "-O2", tmp_path / "instant.c", "-o", tmp_path / "instant.so"]
+    subprocess.run(command, check=True)
+    ran = python(STREAM, student, CALLS, env={**os.environ, "LD_PRELOAD": str(tmp_path / "instant.so")})
+    assert ran.returncode == 0, ran.stderr
+    nanoseconds, pieces = map(int, ran.stdout.split())
+    assert pieces == 3 * CALLS
+    with capsys.disabled():
+        print(f"\nthe package itself: {nanoseconds / CALLS / 1000:.2f} microseconds a token")

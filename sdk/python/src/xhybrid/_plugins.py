@@ -23,12 +23,7 @@ def _directory(entry: Any) -> str:
 
 def announced_directories() -> Iterator[str]:
     """One that fails is passed over with a warning: a broken plugin must not keep the others from loading."""
-    points = metadata.entry_points()
-    if hasattr(points, "select"):
-        entries = list(points.select(group=GROUP))
-    else:  # Python 3.9
-        entries = list(points.get(GROUP, ()))
-    for entry in entries:
+    for entry in metadata.entry_points(group=GROUP):
         try:
             yield _directory(entry)
         except Exception as error:  # whatever its module does
