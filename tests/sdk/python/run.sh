@@ -14,7 +14,8 @@ trap 'rm -rf "$work"' EXIT
 "${PYTHON:-python3}" -m venv "$work/venv"
 pip=("$work/venv/bin/python" -m pip --quiet --disable-pip-version-check)
 "${pip[@]}" install numpy pytest tqdm ml_dtypes
-"${pip[@]}" wheel "$root/sdk/python" --no-deps --wheel-dir "$work" ${prebuilt:+-C cmake.define.XHYBRID_PREBUILT="$prebuilt"}
+"${pip[@]}" wheel "$root/sdk/python" --no-deps --wheel-dir "$work" \
+  ${prebuilt:+--config-settings="cmake.define.XHYBRID_PREBUILT=$prebuilt"}
 "${pip[@]}" install --no-deps "$work"/xhybrid-*.whl
 
 mkdir "$work/empty"
