@@ -22,7 +22,7 @@ use crate::{runtime, Runtime};
 /// # let runtime = xhybrid::Runtime::open()?;
 /// use xhybrid::{serde_json::json, Job};
 ///
-/// let recipe = json!({"models": ["math.xhy", "chat.xhy"], "method": "slerp", "output": "merged.xhy"});
+/// let recipe = json!({"models": ["math.xhy", "chat.xhy"], "method": "slerp", "options": {"t": 0.5}, "output": "merged.xhy"});
 /// let mut job = Job::open(&runtime, "merge", &recipe)?;
 /// for event in job.events() {
 ///     println!("{}", event?);
@@ -67,8 +67,8 @@ impl Job {
     /// Checks a recipe and prepares the work.
     ///
     /// # Errors
-    /// [`NotFound`](crate::Code::NotFound) for a kind or a file that there is not;
-    /// [`InvalidArgument`](crate::Code::InvalidArgument) for a field of the recipe, with what is allowed.
+    /// [`InvalidArgument`](crate::Code::InvalidArgument) for a kind or a field of the recipe, with what is allowed;
+    /// [`NotFound`](crate::Code::NotFound) for a file that there is not.
     pub fn open(runtime: &Runtime, kind: &str, recipe: &Value) -> Result<Self> {
         let kind = c_string(kind, "job kind")?;
         let recipe = CString::new(recipe.to_string()).expect("JSON escapes NUL");

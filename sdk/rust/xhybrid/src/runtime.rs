@@ -92,7 +92,7 @@ impl Runtime {
     /// The fields of a recipe with types, defaults and help.
     ///
     /// # Errors
-    /// [`Code::NotFound`] for a kind that there is not.
+    /// [`Code::InvalidArgument`] for a kind that there is not.
     pub fn job_schema(&self, kind: &str) -> Result<Value> {
         let kind = c_string(kind, "job kind")?;
         // SAFETY: the runtime is alive.
