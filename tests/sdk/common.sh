@@ -27,13 +27,18 @@ install_library() {
   fail "$prefix is no installation: libxhybrid.so is missing"
 }
 
-# Makes teacher.xhy, a.xhy and b.xhy, two students of a few steps, in the directory $1. $2: the repository.
+# Makes teacher.xhy, b.xhy, a student of two steps of alignment, and a.xhy, which two steps of distillation have led
+# so far away that answers, scores and norms of the three differ, in the directory $1. $2: the repository.
 make_models() {
-  local where=$1 repository=$2 student
-  "$prefix/bin/xhybrid" --quiet import "$repository/examples/teacher-llama-3m" "$where/teacher.xhy" >"$where/models.log"
-  for student in a:mix b:stories; do
-    "$prefix/bin/xhybrid" --quiet distill --teacher "$where/teacher.xhy" --output "$where/run_${student%:*}" --window 64 --stage align \
-      --steps 2 --batch 2 --context 64 --data "$repository/examples/data/${student#*:}.train.jsonl" >>"$where/models.log"
-    mv "$where/run_${student%:*}/student.xhy" "$where/${student%:*}.xhy"
-  done
+  local where=$1 data=$2/examples/data
+  local steps=(--steps 2 --batch 2 --context 64)
+  {
+    "$prefix/bin/xhybrid" --quiet import "$2/examples/teacher-llama-3m" "$where/teacher.xhy"
+    "$prefix/bin/xhybrid" --quiet distill --teacher "$where/teacher.xhy" --output "$where/run_b" --window 64 \
+      --stage align "${steps[@]}" --data "$data/mix.train.jsonl"
+    mv "$where/run_b/student.xhy" "$where/b.xhy"
+    "$prefix/bin/xhybrid" --quiet distill --teacher "$where/teacher.xhy" --student "$where/b.xhy" --output "$where/run_a" \
+      --stage distill "${steps[@]}" --learning-rate 1e-3 --data "$data/stories.train.jsonl"
+    mv "$where/run_a/student.xhy" "$where/a.xhy"
+  } >"$where/models.log"
 }

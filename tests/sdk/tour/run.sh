@@ -5,6 +5,7 @@
 #   XHYBRID_DIR                an installation to test in its place
 #   XHYBRID_PYTHON             a Python that has the wheel; without it Python is skipped
 #   XHYBRID_JAVA_CLASSPATH     the jar and what it needs; without it Java is skipped
+#   XHYBRID_RUST_TARGET        where cargo builds, to be kept from run to run
 #   XHYBRID_TOUR_ALL=1         nothing may be skipped
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -83,9 +84,10 @@ run c "$work/cmake/tour_c"
 run c++ "$work/cmake/tour_cc"
 
 if command -v cargo >/dev/null; then
-  XHYBRID_DIR=$prefix cargo build --quiet --manifest-path "$tour/Cargo.toml" --target-dir "$work/cargo" ||
+  target=${XHYBRID_RUST_TARGET:-$work/cargo}
+  XHYBRID_DIR=$prefix cargo build --quiet --manifest-path "$tour/Cargo.toml" --target-dir "$target" ||
     fail 'the tour in Rust does not build'
-  run rust "$work/cargo/debug/tour"
+  run rust "$target/debug/tour"
 else
   skip rust 'there is no cargo'
 fi
