@@ -4,7 +4,7 @@
 #   run.sh [BUILD]             BUILD: the build tree to install and test; default build/release
 #   XHYBRID_DIR                an installation to test in its place
 #   XHYBRID_LEAK_CYCLES        cycles of the leak test, 300; a release is tested with 10000
-#   XHYBRID_OVERHEAD_ROUNDS    rounds of the comparison with C, 9; 0 leaves it out
+#   XHYBRID_OVERHEAD_ROUNDS    rounds of the comparison with C, 8; 0 leaves it out
 #   XHYBRID_RUST_TARGET        where cargo builds, to be kept from run to run
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -60,9 +60,7 @@ heading 'Tests against the installed library'
 cd "$work/tests/sdk/rust"
 cargo test -- --show-output
 
-if ((${XHYBRID_OVERHEAD_ROUNDS:-9} > 0)); then
+if ((${XHYBRID_OVERHEAD_ROUNDS:-8} > 0)); then
   heading 'Overhead against C'
-  cargo build --quiet --release --bin generate
-  cc -O2 -I"$prefix/include" -o "$work/generate" generate.c -L"$libdir" -lxhybrid
-  ./overhead.sh "$work/generate" "$CARGO_TARGET_DIR/release/generate" "$work/models/teacher.xhy" "${XHYBRID_OVERHEAD_ROUNDS:-9}"
+  cargo run --quiet --release --bin overhead -- "$work/models/teacher.xhy" "${XHYBRID_OVERHEAD_ROUNDS:-8}"
 fi
