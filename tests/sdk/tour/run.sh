@@ -56,7 +56,7 @@ same() {
 run() {
   local name=$1 status=0
   shift
-  (cd "$work" && nice "$@" teacher.xhy a.xhy b.xhy math.test.jsonl merged.xhy >"$name.out" 2>"$name.log") || status=$?
+  (cd "$work" && "$@" teacher.xhy a.xhy b.xhy math.test.jsonl merged.xhy >"$name.out" 2>"$name.log") || status=$?
   if ((status != 0)); then
     printf '%-7s ended with %d\n' "$name" "$status"
     tail -n 5 "$work/$name.log"
