@@ -1,0 +1,17 @@
+package org.xhybrid;
+
+import java.util.Objects;
+
+/**
+ * One turn of a conversation.
+ *
+ * @param role "system", "user" or "assistant"
+ * @param content what was said
+ */
+public record Message(String role, String content) {
+  /** Neither may be null. */
+  public Message {
+    Objects.requireNonNull(role, "role");
+    Objects.requireNonNull(content, "content");
+  }
+}
