@@ -38,12 +38,15 @@ student "$fixtures/teacher.xhy" "$fixtures/b.xhy" 3
 student "$fixtures/tiny" "$fixtures/tiny.xhy" 2
 mkdir -p "$fixtures/plugins"
 cc -O2 -fPIC -shared -I "$root/abi" "$here/fixtures/shouting.c" -o "$fixtures/plugins/merge_shouting.so" -pthread
-for program in "$here/fixtures/thousand.c" "$root/examples/tour/tour.c"; do
-  [ -e "$program" ] || continue
+javac=$(readlink -f "$(command -v javac)")
+jdk=${JAVA_HOME:-${javac%/bin/javac}}
+cc -O2 -fPIC -shared -I "$root/abi" -I "$jdk/include" -I "$jdk/include/linux" "$here/fixtures/beside.c" \
+  -o "$fixtures/libbeside.so" -L "$prebuilt/lib" -lxhybrid
+if [ -e "$root/examples/tour/tour.c" ]; then # reads JSON by jansson
   # shellcheck disable=SC2046
-  cc -O2 -I "$root/abi" "$program" -o "$fixtures/$(basename "$program" .c)" -L "$prebuilt/lib" -lxhybrid \
+  cc -O2 -I "$root/abi" "$root/examples/tour/tour.c" -o "$fixtures/tour" -L "$prebuilt/lib" -lxhybrid \
     -Wl,-rpath,"$prebuilt/lib" $(pkg-config --cflags --libs jansson) -lm
-done
+fi
 ln -sfn "$teacher" "$fixtures/hf"
 ln -sfn "$root/examples/data" "$fixtures/data"
 ln -sfn "$prebuilt" "$fixtures/prebuilt"

@@ -11,26 +11,47 @@ abstract class SerialObject extends NativeObject {
     super(name, address, free, needed);
   }
 
-  @Override
-  void call(Call call) {
-    inTurn(() -> super.call(call));
-  }
-
-  /** Waits for the call of another thread. */
-  void inTurn(Runnable work) {
+  /** Waits for the call of another thread. The address is valid until {@link #end}. */
+  long begin() {
     lock.lock();
     try {
-      work.run();
-    } finally {
+      return handle.enter();
+    } catch (IllegalStateException closed) {
       lock.unlock();
+      throw closed;
+    }
+  }
+
+  void end() {
+    handle.leave();
+    lock.unlock();
+  }
+
+  @Override
+  void call(Call call) {
+    final long address = begin();
+    try {
+      call.with(address);
+    } finally {
+      end();
     }
   }
 
   @Override
   long ask(Ask ask) {
+    final long address = begin();
+    try {
+      return ask.with(address);
+    } finally {
+      end();
+    }
+  }
+
+  /** As {@link #call} for those who have entered the handle already. */
+  void inTurn(Runnable work) {
     lock.lock();
     try {
-      return super.ask(ask);
+      work.run();
     } finally {
       lock.unlock();
     }

@@ -85,13 +85,13 @@ public final class Session extends SerialObject {
    */
   public Token next() {
     stopWhenInterrupted("generation was interrupted between two tokens; the session can go on");
-    final Token[] out = new Token[1];
-    call(
-        address -> {
-          Native.xh_session_next(address, token, piece, finished);
-          out[0] = new Token(token[0], piece[0].length == 0 ? "" : Text.of(piece[0]), finished[0] != 0);
-        });
-    return out[0];
+    final long address = begin(); // plainly, as this is done for every token
+    try {
+      Native.xh_session_next(address, token, piece, finished);
+      return new Token(token[0], piece[0].length == 0 ? "" : Text.of(piece[0]), finished[0] != 0);
+    } finally {
+      end();
+    }
   }
 
   /**
