@@ -50,10 +50,11 @@ fi
 ln -sfn "$teacher" "$fixtures/hf"
 ln -sfn "$root/examples/data" "$fixtures/data"
 ln -sfn "$prebuilt" "$fixtures/prebuilt"
+ln -sfn "$root/docs/sdk" "$fixtures/docs"
 
 repository=$work/repository
 # A private repository that reads what the user's has, so that being offline suffices once it is filled.
-maven=(mvn -B -q -Dmaven.repo.local="$repository" ${MAVEN_OPTIONS:-})
+maven=(mvn -B -q -Dmaven.repo.local="$repository")
 if [ ! -e "$repository" ] && [ -d "$HOME/.m2/repository" ]; then cp -r "$HOME/.m2/repository" "$repository"; fi
 rm -rf "$repository/org/xhybrid"
 "${maven[@]}" -f "$root/sdk/java/pom.xml" -Dxhybrid.prebuilt="$prebuilt" install

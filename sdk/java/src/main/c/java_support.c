@@ -87,7 +87,7 @@ void java_floats_free(java_floats* floats) {
 jbyteArray java_bytes(JNIEnv* env, const void* data, int64_t size) {
   jbyteArray bytes;
   if (size < 0 || (*env)->ExceptionCheck(env)) return NULL;
-  if (size > INT_MAX - 8) {  /* what HotSpot allows an array */
+  if (size > INT_MAX - 8) { /* what HotSpot allows an array */
     Throw(env, "java/lang/OutOfMemoryError", "the result is larger than a byte[] can be");
     return NULL;
   }
@@ -113,7 +113,7 @@ void java_set_bytes(JNIEnv* env, jobjectArray array, jsize place, const void* da
   jbyteArray bytes = java_bytes(env, data, size);
   if (bytes == NULL || (*env)->ExceptionCheck(env)) return;
   (*env)->SetObjectArrayElement(env, array, place, bytes);
-  (*env)->DeleteLocalRef(env, bytes);  /* a batch writes more than a native method has local references */
+  (*env)->DeleteLocalRef(env, bytes); /* a batch writes more than a native method has local references */
 }
 
 void java_set_floats(JNIEnv* env, jobjectArray array, const float* values, int64_t count) {

@@ -42,7 +42,8 @@ void java_set_plugin(JNIEnv* env, jobjectArray array, const xh_plugin_info* info
 xh_option* java_options(JNIEnv* env, jobjectArray packed, int64_t* count);
 void java_options_free(xh_option* options, int64_t count);
 
-/* A listener in Java that native threads may speak to. It has to outlive the runtime and all that was opened from it. */
+/* A listener in Java that native threads may speak to. It has to outlive the runtime and all that was opened from it.
+ */
 typedef struct java_log java_log;
 java_log* java_log_new(JNIEnv* env, jobject listener);
 void java_log_free(JNIEnv* env, java_log* log);

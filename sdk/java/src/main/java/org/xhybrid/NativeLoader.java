@@ -4,7 +4,6 @@ import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.InputStreamReader;
-import java.io.UncheckedIOException;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -91,8 +90,14 @@ final class NativeLoader {
       for (String line = reader.readLine(); line != null; line = reader.readLine()) files.add(line);
       return files;
     } catch (IOException problem) {
-      throw new UncheckedIOException(problem);
+      throw unsatisfied("the jar cannot be read", problem);
     }
+  }
+
+  private static UnsatisfiedLinkError unsatisfied(String what, IOException problem) {
+    final UnsatisfiedLinkError error = new UnsatisfiedLinkError(what + ": " + problem);
+    error.initCause(problem);
+    return error;
   }
 
   private static Path extract(List<String> files) {
@@ -111,9 +116,10 @@ final class NativeLoader {
       }
       return directory;
     } catch (IOException problem) {
-      throw new UncheckedIOException(
-          "the native libraries cannot be laid out in " + System.getProperty("java.io.tmpdir") + "; " + PROPERTY
-              + " names a directory that has them", problem);
+      throw unsatisfied(
+          "the native libraries cannot be laid out in " + System.getProperty("java.io.tmpdir") + " (" + PROPERTY
+              + " may name a directory that has them)",
+          problem);
     }
   }
 
