@@ -30,7 +30,9 @@ from ._errors import (
 from .checkpoint import Checkpoint, Tensor
 from .job import Job
 from .jobs import distill, evaluate, export, import_model, merge, plan, probe, schema
+from .merges import merge_strategies, merge_strategy
 from .model import Model
+from .report import Report
 from .runtime import Plugin, Runtime, default_runtime
 from .session import Batch, Session, Token
 
@@ -55,6 +57,7 @@ __all__ = [
     "NotFoundError",
     "OutOfMemoryError",
     "Plugin",
+    "Report",
     "Runtime",
     "Session",
     "Tensor",
@@ -67,6 +70,8 @@ __all__ = [
     "export",
     "import_model",
     "merge",
+    "merge_strategies",
+    "merge_strategy",
     "plan",
     "probe",
     "release",

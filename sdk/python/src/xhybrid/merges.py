@@ -152,12 +152,12 @@ def merge_strategy(
     return register
 
 
-def merge_strategies() -> Sequence[str]:
+def merge_strategies() -> list[str]:
     """Names of the strategies defined in Python, the latest first."""
     return [name for name, _ in _library.plugins()]
 
 
-def plugin_paths() -> Sequence[str]:
+def plugin_paths() -> list[str]:
     """The plugins that carry the strategies, the latest first: what a runtime adds to its plugin path."""
     return [path for _, path in _library.plugins()]
 

@@ -76,7 +76,7 @@ def training_curves(steps: Steps) -> Figure:
     axes = figure.subplots(3, len(stages), squeeze=False, sharex="col")
     for column, (stage, rows) in enumerate(stages.items()):
         loss, rate, speed = axes[:, column]
-        loss.set_title(f"stage {stage}, {len(rows)} steps")
+        loss.set_title(f"stage {stage}, {len(rows)} steps", pad=22)  # the legend lies between
         _draw_losses(loss, rows)
         rate.plot(*_series(rows, "learning_rate"), color=_COLORS[2])
         rate.ticklabel_format(axis="y", scilimits=(-2, 2))
@@ -101,7 +101,7 @@ def _draw_losses(axis: Axes, rows: Steps) -> None:
     for index, step in enumerate(skipped):
         axis.axvline(step, color="#888888", linewidth=0.8, label="" if index else "skipped: not finite")
     if len(drawn) > 1 or skipped:
-        axis.legend(frameon=True, edgecolor="none", framealpha=0.85)
+        axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, fontsize=8.5, borderaxespad=0.1)
     if all(value > 0 for _, _, y in drawn for value in y if not math.isnan(value)):
         _log_scale(axis)
 

@@ -157,25 +157,24 @@ def bench_over_context(
         students: mixer options by name, as ``student`` of a recipe. Without it a window of 64 with hedgehog features,
             and the teacher's full attention.
         parts: of "prefill" and "decode".
-        runtime: an `xhybrid.Runtime`; a new one where it is None.
+        runtime: None takes the default runtime.
         recipe: fields of the bench job, ``repeats`` or ``dtype`` for example.
 
     Returns:
         A dict for each measurement, with ``name``, ``part``, ``context`` (tokens) and ``tokens_per_second``.
     """
-    from . import Job, Runtime
+    from .job import Job
 
     chosen = students or {
         "hybrid, window 64": {"window": 64, "feature_map": "hedgehog"},
         "full attention": {"kind": "attention"},
     }
-    runtime = runtime or Runtime()
     points = []
     for name, student in chosen.items():
         for context in contexts:
             fields = {"prefill_tokens": context, "decode_after": context, "context": max(2, context), **recipe}
-            job = Job(runtime, "bench", {"model": os.fspath(model), "student": student, "parts": list(parts), **fields})
-            for part, row in zip(parts, job.run()["rows"]):
+            fields.update(model=os.fspath(model), student=dict(student), parts=list(parts))
+            for part, row in zip(parts, Job("bench", fields, runtime).run()["rows"]):
                 speed = row["tokens_per_second"]
                 points.append({"name": name, "part": part, "context": context, "tokens_per_second": speed})
     return points

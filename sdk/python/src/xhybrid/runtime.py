@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from . import _native
 from ._core import Closable, StrPath, from_json, options
 from ._plugins import announced_directories
+from .merges import plugin_paths
 
 _KINDS = {
     _native.XH_PLUGIN_BACKEND: "backend",
@@ -35,8 +36,8 @@ class Runtime(Closable):
     Args:
         device: name of a backend, ``"cpu"`` or ``"cuda"``; None takes the best found.
         threads: of the cpu backend; None takes every core.
-        plugin_path: directories or ``.so`` files searched first, one or several. After them come those that installed
-            packages announce (entry points of the group ``xhybrid.plugins``), ``XHYBRID_PLUGIN_PATH`` and this package.
+        plugin_path: directories or ``.so`` files searched first, one or several. After them come the merge strategies
+            defined in Python (:func:`xhybrid.merge_strategy`), those that installed packages announce (entry points of the group ``xhybrid.plugins``), ``XHYBRID_PLUGIN_PATH`` and this package.
 
     Raises:
         NotFoundError: there is no such device.
@@ -53,7 +54,7 @@ class Runtime(Closable):
     ) -> None:
         given = [] if plugin_path is None else plugin_path
         paths = [given] if isinstance(given, str) or hasattr(given, "__fspath__") else list(given)
-        path = ":".join([*map(os.fspath, paths), *announced_directories()])
+        path = ":".join([*map(os.fspath, paths), *plugin_paths(), *announced_directories()])
         self._handle = _native.xh_runtime_open((path or None, options(device=device, threads=threads)))
 
     def report(self) -> dict[str, Any]:
@@ -73,14 +74,17 @@ class Runtime(Closable):
 
 _lock = threading.Lock()
 _default: Runtime | None = None
+_default_strategies: list[str] = []
 
 
 def default_runtime() -> Runtime:
-    """The runtime of calls that name none: opened on first use, and anew when it was closed."""
-    global _default
+    """The runtime of calls that name none: opened on first use, and anew when it was closed or a merge strategy was
+    defined since."""
+    global _default, _default_strategies
     with _lock:
-        if _default is None or _default.closed:
-            _default = Runtime()
+        strategies = plugin_paths()
+        if _default is None or _default.closed or _default_strategies != strategies:
+            _default, _default_strategies = Runtime(), strategies
         return _default
 
 
