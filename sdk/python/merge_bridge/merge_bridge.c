@@ -4,8 +4,9 @@
  * library for its plugins once a process. src/xhybrid/merges.py copies it, loads the copy, calls xh_bridge_set, and
  * names the copy in the plugin path of the next runtime.
  *
- * C stands between the core and Python for two things: errors become xh_error through the host's table, and nothing
- * calls into an interpreter that has ended (xh_bridge_stop).
+ * C stands between the core and Python for three things: errors become xh_error through the host's table, nothing calls
+ * into an interpreter that has ended (xh_bridge_stop), and an interrupt leaves the function as an error before it is
+ * one of Python again.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -34,6 +35,9 @@ typedef struct xh_bridge {
   int32_t (*combine)(int64_t merge, const char* name, const float* const* models, const float* base, int64_t n,
                      float* out, char* message, int64_t message_bytes);
   void (*close)(int64_t merge);
+  /* Called after a callback that answered -XH_CANCELLED, an interrupt: it lets Python raise it again, where the merge
+   * was started. Any thread, without the GIL. */
+  void (*interrupt)(void);
 } xh_bridge;
 
 /* Returns 0, or 1 when a strategy is there already or `bridge` is of another version of this file. */
@@ -83,6 +87,7 @@ static xh_error* ended(void) { return refuse(XH_INVALID_STATE, "the Python that 
 
 static xh_error* outcome(int32_t answer, const char* message) {
   if (answer == DONE) return NULL;
+  if (answer == -XH_CANCELLED) strategy.interrupt();
   if (answer < 0) return refuse(-answer, message);
   return refuse(XH_INTERNAL, "the call into Python did not come to its end");
 }

@@ -28,7 +28,6 @@ import shutil
 import tempfile
 import threading
 import traceback
-import _thread
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable, TypeVar
 
@@ -98,6 +97,7 @@ class _Bridge(ctypes.Structure):
         ("open", _Open),
         ("combine", _Combine),
         ("close", _Close),
+        ("interrupt", ctypes.c_void_p),
     ]
 
 
@@ -218,8 +218,7 @@ class _Callbacks:
         except MemoryError:
             return _failure(_OUT_OF_MEMORY, "out of memory in the function", message, message_bytes)
         except KeyboardInterrupt:
-            _thread.interrupt_main()  # raised again where the merge was started
-            return _failure(_CANCELLED, "interrupted", message, message_bytes)
+            return _failure(_CANCELLED, "interrupted", message, message_bytes)  # the bridge has it raised again
         except BaseException as error:  # SystemExit too: a library must not end because of what it calls
             _log.debug("merge strategy %s failed", self.name, exc_info=True)
             return _failure(_INVALID_ARGUMENT, _shown(error), message, message_bytes)
@@ -306,6 +305,7 @@ class _Library:
             _Open(callbacks.open),
             _Combine(callbacks.combine),
             _Close(callbacks.close),
+            ctypes.cast(ctypes.pythonapi.PyErr_SetInterrupt, ctypes.c_void_p),
         )
         with self._lock:
             path = str(self._own_directory() / f"{len(self._loaded):04}-{callbacks.name}.so")
