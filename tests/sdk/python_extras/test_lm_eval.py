@@ -8,12 +8,12 @@ from importlib import metadata
 import lm_eval
 import numpy as np
 import pytest
+from conftest import EXAMPLES
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 
 import xhybrid
-from conftest import EXAMPLES
 from xhybrid.lm_eval import XHybridLM
 
 QUESTION = "Question: What is 7 times 5?\nAnswer:"
@@ -76,7 +76,7 @@ def test_a_loglikelihood_is_the_score_of_its_ids(either):
 
 def test_greedy_is_what_the_model_would_write(either):
     answer = either.model.generate(QUESTION, max_tokens=8)
-    ((_, right), (_, wrong)) = log_likelihoods(either, (QUESTION, answer), (QUESTION, answer + "!?"))
+    (_, right), (_, wrong) = log_likelihoods(either, (QUESTION, answer), (QUESTION, answer + "!?"))
     assert (right, wrong) == (True, False)
 
 
@@ -187,7 +187,7 @@ def test_the_program_takes_the_arguments_of_the_harness(teacher, tmp_path):
     command = [sys.executable, "-m", "xhybrid.lm_eval", "--model", "xhybrid", "--model_args", f"path={teacher}"]
     command += ["--include_path", "tasks", "--tasks", "local_arc_easy", "--limit", "2", "--batch_size", "auto"]
     command += ["--device", "cpu", "--output_path", str(tmp_path)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert "|local_arc_easy|" in ended.stdout
     (written,) = tmp_path.rglob("results_*.json")

@@ -68,7 +68,13 @@ def test_win_and_tie_marks_alpha_star():
     lines = lines_of(axis)
     assert [0.24, 0.0] in lines["s0.25   alpha* 0.250"] and [0.25, 1.0] in lines["s0.25   alpha* 0.250"]
     marks = [line.get_xydata().tolist() for line in axis.get_lines() if line.get_marker() != "None"]
-    assert marks == [[[0.0, 0.5]], [[0.25, 0.5]]]
+    assert marks == [[[0.0, 1.0]], [[0.25, 1.0]]]
+
+
+def test_equal_curves_are_one_line_with_all_names():
+    students = [{"name": name, "c_alpha": curve(0.5), "alpha_star": 0.5} for name in ("a", "b")]
+    legend = plots.win_and_tie({"models": students}).axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["a, b   alpha* 0.500"]
 
 
 def test_memory_over_context_is_flat_without_a_cache_and_grows_with_one():
@@ -162,7 +168,7 @@ def test_without_matplotlib_the_package_works_and_figures_say_what_is_missing(ru
         "try: report.html()\n"
         "except ImportError as error: print(error)"
     )
-    ended = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", code, str(run)], check=False, capture_output=True, text=True)
     assert ended.stdout == "figures need matplotlib: pip install 'xhybrid[plots]'\n", ended.stderr
 
 

@@ -106,12 +106,12 @@ class XHybridLM(TemplateLM):  # type: ignore[misc]
         self,
         requests: Sequence[tuple[tuple[str, str], list[int], list[int]]],
         disable_tqdm: bool = False,
-        **_: Any,
+        **_others: Any,
     ) -> list[tuple[float, bool]]:
         """Log-probability of each continuation, and whether greedy decoding writes it."""
         contexts: dict[tuple[int, ...], list[int]] = {}  # requests of each context
-        for index, (_, context, continuation) in enumerate(requests):
-            contexts.setdefault(tuple(self._fit(context, continuation)), []).append(index)
+        for index, (_, before, continuation) in enumerate(requests):
+            contexts.setdefault(tuple(self._fit(before, continuation)), []).append(index)
         answers: list[tuple[float, bool]] = [(math.nan, False)] * len(requests)
         with tqdm(total=len(requests), desc="Running loglikelihood requests", disable=disable_tqdm) as bar:
             for context, group in contexts.items():
@@ -191,9 +191,7 @@ class XHybridLM(TemplateLM):  # type: ignore[misc]
 
     # ---- chat
 
-    def apply_chat_template(
-        self, chat_history: Iterable[Mapping[str, str]], add_generation_prompt: bool = True
-    ) -> str:
+    def apply_chat_template(self, chat_history: Iterable[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
         """Messages rendered with the model's template. Without a generation prompt the last one stays open, to be gone
         on with."""
         messages = list(chat_history)
@@ -203,7 +201,9 @@ class XHybridLM(TemplateLM):  # type: ignore[misc]
         last = messages[-1]["content"].strip()
         at = text.rfind(last)
         if at < 0:
-            raise ValueError("the model's chat template does not show the last message as it is: it cannot be gone on with")
+            raise ValueError(
+                "the model's chat template does not show the last message as it is: it cannot be gone on with"
+            )
         return text[: at + len(last)]
 
     @property

@@ -33,9 +33,9 @@ from typing import Any, Callable, TypeVar
 
 import numpy as np
 
-__all__ = ["merge_strategy", "merge_strategies", "plugin_paths"]
+__all__ = ["merge_strategies", "merge_strategy", "plugin_paths"]
 
-Strategy = TypeVar("Strategy", bound=Callable[..., np.ndarray])
+Strategy = TypeVar("Strategy", bound=Callable[..., "np.ndarray[Any, Any]"])
 
 _log = logging.getLogger("xhybrid.merge")
 
@@ -165,7 +165,7 @@ def plugin_paths() -> list[str]:
 class _Callbacks:
     """What the bridge calls for one strategy. Nothing is raised here: all of it arrives as a code and a text."""
 
-    def __init__(self, name: str, function: Callable[..., np.ndarray], schema: Sequence[Mapping[str, Any]]):
+    def __init__(self, name: str, function: Callable[..., np.ndarray[Any, Any]], schema: Sequence[Mapping[str, Any]]):
         self.name = name
         self.schema = schema
         self._function = function
@@ -174,8 +174,8 @@ class _Callbacks:
         self._merges: dict[int, tuple[int, Mapping[str, Any]]] = {}  # model count and options of each open merge
         self._handles = itertools.count(1)
 
-    def open(self, options, count, model_count, merge, message, message_bytes):
-        def body():
+    def open(self, options: Any, count: int, model_count: int, merge: Any, message: Any, message_bytes: int) -> int:
+        def body() -> None:
             handle = next(self._handles)
             given = [options[i] for i in range(count)]
             values = {option.key.decode(): _value(option, self._types) for option in given}
@@ -184,8 +184,10 @@ class _Callbacks:
 
         return self._guarded(body, message, message_bytes)
 
-    def combine(self, merge, name, models, base, n, out, message, message_bytes):
-        def body():
+    def combine(
+        self, merge: int, name: bytes, models: Any, base: Any, n: int, out: Any, message: Any, message_bytes: int
+    ) -> int:
+        def body() -> None:
             model_count, options = self._merges[merge]
             keywords = {"name": name.decode()} if self._wants_name else {}
             # Copies: the core's memory is gone after the call, and a function may keep what it was given.
@@ -197,7 +199,7 @@ class _Callbacks:
 
         return self._guarded(body, message, message_bytes)
 
-    def close(self, merge):
+    def close(self, merge: int) -> None:
         self._merges.pop(merge, None)
 
     @staticmethod
@@ -209,7 +211,7 @@ class _Callbacks:
         if result.shape != (n,):
             raise _Refused(f"tensor {tensor!r}: the function returned shape {list(result.shape)}; allowed: [{n}]")
 
-    def _guarded(self, body: Callable[[], None], message, message_bytes: int) -> int:
+    def _guarded(self, body: Callable[[], None], message: Any, message_bytes: int) -> int:
         try:
             body()
             return _DONE
@@ -236,7 +238,7 @@ def _shown(error: BaseException) -> str:
     return f"{text} ({os.path.basename(where[-1].filename)}, line {where[-1].lineno})"
 
 
-def _failure(code: int, text: str, message, message_bytes: int) -> int:
+def _failure(code: int, text: str, message: Any, message_bytes: int) -> int:
     encoded = text.encode("utf-8", "replace")[: message_bytes - 1]
     encoded = encoded.decode("utf-8", "ignore").encode()  # no half character at the cut
     ctypes.memmove(message, encoded + b"\0", len(encoded) + 1)
@@ -324,7 +326,7 @@ class _Library:
     def _end(self) -> None:
         for _, _, library, _ in self._loaded:
             library.xh_bridge_stop()  # ctypes lets go of the GIL, so that a call that runs can end
-        if os.getpid() == self._process:  # the files are not those of a forked child
+        if self._directory is not None and os.getpid() == self._process:  # the files are not those of a forked child
             shutil.rmtree(self._directory, ignore_errors=True)
 
 

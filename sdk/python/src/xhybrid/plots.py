@@ -21,20 +21,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 __all__ = [
-    "training_curves",
+    "accuracy",
     "alignment_by_layer",
     "gates",
-    "win_and_tie",
-    "accuracy",
     "memory_over_context",
     "speed_over_context",
+    "training_curves",
+    "win_and_tie",
 ]
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _MAP = "cividis"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.titlesize": 10.5,
     "axes.grid": True,
@@ -144,7 +144,9 @@ def alignment_by_layer(steps: Steps) -> Figure:
     bars.grid(axis="y", visible=False)
     if len(layers) <= 16:
         for i, value in enumerate(ends):
-            bars.annotate(f"{value:.4f}", (value, i), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)
+            bars.annotate(
+                f"{value:.4f}", (value, i), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8
+            )
         bars.margins(x=0.16)
     return figure
 
@@ -199,7 +201,7 @@ def _draw_gates(panel: Axes, rows: Sequence[Sequence[float | None]], top: float)
 @_styled
 def win_and_tie(evaluation: Mapping[str, Any]) -> Figure:
     """Win-and-Tie rate C over alpha for each student: the share of tasks on which it has at least (1 - alpha) of the
-    teacher's accuracy. alpha*, where C reaches one half, is marked.
+    teacher's accuracy. A mark shows alpha*, where C has reached one half. Equal curves are one line.
 
     Args:
         evaluation: the result of an evaluation of a teacher and at least one student on tasks with accuracies.
@@ -214,22 +216,23 @@ def win_and_tie(evaluation: Mapping[str, Any]) -> Figure:
     axis = figure.subplots()
     axis.axhline(0.5, color="#888888", linewidth=0.9)
     axis.annotate("half of the tasks", (1, 0.5), xytext=(0, 3), textcoords="offset points", ha="right", color="#555555")
-    for index, model in enumerate(models):
+    for index, (names, model) in enumerate(_alike(models, lambda model: (model["c_alpha"], model["alpha_star"]))):
         curve, alpha = model["c_alpha"], model["alpha_star"]
-        color = _COLORS[index % len(_COLORS)]
-        x = [i / (len(curve) - 1) for i in range(len(curve))]
+        color, last = _COLORS[index % len(_COLORS)], len(curve) - 1
         axis.plot(
-            x,
+            [i / last for i in range(len(curve))],
             curve,
             drawstyle="steps-post",
             color=color,
             linestyle=_LINES[index % len(_LINES)],
-            linewidth=1.8 + 1.1 * (len(models) - 1 - index),  # equal curves stay visible under each other
-            label=f"{model['name']}   alpha* {alpha:.3f}",
+            label=f"{names}   alpha* {alpha:.3f}",
         )
-        axis.plot(alpha, 0.5, _MARKERS[index % len(_MARKERS)], color=color, markersize=7, clip_on=False, zorder=5)
-    axis.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="alpha, allowed relative loss of accuracy", ylabel="Win-and-Tie rate C")
-    axis.legend(loc="lower right")
+        reached = curve[min(last, math.ceil(alpha * last - 1e-9))]
+        axis.plot(alpha, reached, _MARKERS[index % len(_MARKERS)], color=color, markersize=7, clip_on=False, zorder=5)
+    axis.set(
+        xlim=(0, 1), ylim=(-0.03, 1.03), xlabel="alpha, allowed relative loss of accuracy", ylabel="Win-and-Tie rate C"
+    )
+    axis.legend(loc="best")
     return figure
 
 
@@ -273,7 +276,8 @@ def accuracy(evaluation: Mapping[str, Any]) -> Figure:
 @_styled
 def memory_over_context(models: Sequence[Mapping[str, Any]], *, longest: int = 1 << 17) -> Figure:
     """Bytes of one sequence's state over its length in tokens: constant for heads with a window or an mLSTM, growing
-    for those with full attention. The black line is a model of the same size with full attention everywhere.
+    for those with full attention. A black line is a model of the same size with full attention everywhere, one for
+    each dtype of the states. Students of the same memory are one line.
 
     Args:
         models: ``name`` and ``state`` of each, as in the models of an evaluation or ``Model.describe()["state"]``.
@@ -286,17 +290,16 @@ def memory_over_context(models: Sequence[Mapping[str, Any]], *, longest: int = 1
         label = f"full attention, {each:,} bytes a token"
         axis.plot(lengths, [each * n for n in lengths], color="#000000", linestyle=_LINES[index], label=label)
     students = [model for model in models if not _is_full_attention(model["state"])]
-    for index, model in enumerate(students):
+    sizes = _alike(students, lambda model: [model["state"][key] for key in ("constant_bytes", "bytes_per_token")])
+    for index, (names, model) in enumerate(sizes):
         state = model["state"]
-        size = [state["constant_bytes"] + state["bytes_per_token"] * n for n in lengths]
         axis.plot(
             lengths,
-            size,
+            [state["constant_bytes"] + state["bytes_per_token"] * n for n in lengths],
             color=_COLORS[index % 6],
             linestyle=_LINES[index % len(_LINES)],
             marker=_MARKERS[index % len(_MARKERS)],
-            linewidth=1.8 + 1.1 * (len(students) - 1 - index),
-            label=model["name"],
+            label=names,
         )
     _over_context(axis, lengths)
     axis.set_yscale("log", base=2)
@@ -372,6 +375,21 @@ def _bytes(size: float, _: Any = None) -> str:
             return f"{size:.3g} {unit}"
         size /= 1024
     return ""
+
+
+def _alike(
+    models: Sequence[Mapping[str, Any]], key: Callable[[Mapping[str, Any]], Any]
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """Models grouped by a key: the names of each group, and its first model."""
+    groups: list[tuple[Any, list[Mapping[str, Any]]]] = []
+    for model in models:
+        value = key(model)
+        group = next((members for known, members in groups if known == value), None)
+        if group is None:
+            groups.append((value, [model]))
+        else:
+            group.append(model)
+    return [(", ".join(str(model["name"]) for model in members), members[0]) for _, members in groups]
 
 
 def _is_full_attention(state: Mapping[str, int]) -> bool:

@@ -33,7 +33,7 @@ class _Part:
 
     title: str
     rows: Sequence[Sequence[str]] = ()
-    draw: Callable[[], "Figure"] | None = None
+    draw: Callable[[], Figure] | None = None
 
 
 class Report:
@@ -44,7 +44,7 @@ class Report:
         self._parts = tuple(parts)
 
     @classmethod
-    def from_run(cls, directory: Path) -> "Report":
+    def from_run(cls, directory: Path) -> Report:
         """The training curves of a distill run, and its alignment loss by layer where it has an alignment stage.
 
         Args:
@@ -66,7 +66,7 @@ class Report:
         return cls(f"Run {os.path.basename(os.path.abspath(directory))}", parts)
 
     @classmethod
-    def from_evaluation(cls, result: Path | Mapping[str, Any]) -> "Report":
+    def from_evaluation(cls, result: Path | Mapping[str, Any]) -> Report:
         """Accuracies, the Win-and-Tie curves of students, the memory of each model's state over the context, and mean
         gates where the evaluation has them.
 
@@ -92,7 +92,7 @@ class Report:
         return cls(f"Evaluation against {models[0]['name']}", parts)
 
     @classmethod
-    def from_bench(cls, points: Sequence[Mapping[str, Any]]) -> "Report":
+    def from_bench(cls, points: Sequence[Mapping[str, Any]]) -> Report:
         """Speed over the context length.
 
         Args:
@@ -101,19 +101,17 @@ class Report:
         if not points:
             raise ValueError("there is no measurement to show")
         head = [("model", "part", "context, tokens", "tokens per second")]
-        rows = [
-            (str(p["name"]), str(p["part"]), f"{p['context']:,}", f"{p['tokens_per_second']:,.1f}") for p in points
-        ]
+        rows = [(str(p["name"]), str(p["part"]), f"{p['context']:,}", f"{p['tokens_per_second']:,.1f}") for p in points]
         draw = [_Part("speed over context", draw=lambda: _plots().speed_over_context(points))]
         return cls("Speed over context", [_Part("speed", rows=head + rows), *draw])
 
-    def __add__(self, other: "Report") -> "Report":
+    def __add__(self, other: Report) -> Report:
         if not isinstance(other, Report):
             return NotImplemented
         return Report(self.title, self._parts + other._parts)
 
     @property
-    def figures(self) -> Mapping[str, "Figure"]:
+    def figures(self) -> Mapping[str, Figure]:
         """The figures by their headings, drawn anew each time; they belong to the caller."""
         return {part.title: part.draw() for part in self._parts if part.draw is not None}
 
@@ -203,7 +201,7 @@ def _html_of(part: _Part) -> str:
     return f'{heading}\n<img alt="{html.escape(part.title)}" src="data:image/svg+xml;base64,{encoded}">'
 
 
-def _svg(figure: "Figure") -> bytes:
+def _svg(figure: Figure) -> bytes:
     """The same figure gives the same bytes."""
     import matplotlib
 
