@@ -3,7 +3,7 @@
 # a wheel, installed into a fresh environment, tested from an empty directory.
 #   tests/sdk/python_extras/run.sh [PYTEST ARGUMENT...]
 # XHYBRID_PREBUILT: build tree whose library goes into the wheel (default build/release); empty builds all of it.
-# XHYBRID_VENV: an environment with the dependencies, to save installing them (about 450 MB; torch is not among them).
+# XHYBRID_VENV: an environment with the dependencies, to save installing them (about 850 MB; torch is not among them).
 set -euo pipefail
 tests=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$tests/../../.." && pwd)
