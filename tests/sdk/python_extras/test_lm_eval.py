@@ -64,6 +64,17 @@ def test_the_entry_point_is_the_class():
     assert [point.load() for point in points] == [XHybridLM]
 
 
+def test_a_harness_that_reads_entry_points_finds_the_class():
+    """What harnesses after 0.4.13 do: the entry point stands in the registry until somebody asks for the model."""
+    code = (
+        "import importlib.metadata as m, lm_eval.models; from lm_eval.api import registry as r\n"
+        "(point,) = m.entry_points(group='lm_eval.models', name='xhybrid')\n"
+        "r.model_registry.register('xhybrid', target=point); print(r.get_model('xhybrid'))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert ended.stdout == "<class 'xhybrid.lm_eval.XHybridLM'>\n", ended.stderr
+
+
 def test_a_loglikelihood_is_the_score_of_its_ids(either):
     for continuation in (" 35", " thirty-five of them, or so", " no"):
         whole = either.tok_encode(QUESTION + continuation)
