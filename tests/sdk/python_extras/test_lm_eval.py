@@ -1,6 +1,7 @@
 """Models in EleutherAI's lm-evaluation-harness, from local files."""
 
 import json
+import math
 import subprocess
 import sys
 from importlib import metadata
@@ -192,6 +193,15 @@ def test_the_domain_tests_score_as_they_do_in_the_library(teacher):
     results, _ = evaluated(teacher, ["local_math"], apply_chat_template=True)
     ours = xhybrid.evaluate([teacher], ["tasks/math.jsonl"], progress=False)["models"][0]["tasks"][0]
     assert results["local_math"]["exact_match,none"] == ours["accuracy"] > 0
+
+
+def test_a_rolling_loglikelihood_is_the_perplexity_of_the_library(teacher):
+    lm = XHybridLM(path=str(teacher))
+    texts = [json.loads(line)["text"] for line in open("tasks/stories.jsonl", encoding="utf-8")]
+    found = sum(lm.loglikelihood_rolling([asked("loglikelihood_rolling", text) for text in texts], disable_tqdm=True))
+    tokens = sum(len(lm.tok_encode(text, add_special_tokens=False)) for text in texts)
+    ours = xhybrid.evaluate([teacher], ["tasks/stories.jsonl"], progress=False)["models"][0]["tasks"][0]
+    assert math.exp(-found / tokens) == pytest.approx(ours["perplexity"], rel=1e-9)
 
 
 def test_the_program_takes_the_arguments_of_the_harness(teacher, tmp_path):
