@@ -115,7 +115,7 @@ static xh_error* combine(const xh_merge* merge, const char* name, const float* c
                          int64_t first, int64_t n, float* out) {
   (void)first;
   char message[MESSAGE_BYTES] = "";
-  if (n == 0) return NULL; /* the core's question before the first tensor: the function is not made for nothing */
+  if (n == 0) return NULL; /* the core's question before the first tensor: nothing to compute */
   if (!enter()) return ended();
   const int32_t answer = strategy.combine(merge->handle, name, models, base, n, out, message, sizeof(message));
   leave();

@@ -50,8 +50,8 @@ class XHybridLM(TemplateLM):  # type: ignore[misc]
         threads: of the cpu backend.
         max_length: most tokens of a prompt with its answer, cut on the left; default: the model's context.
         max_gen_toks: longest answer where the task does not say.
-        batch_size, max_batch_size: accepted and without effect. Each sequence is read by itself, so that no score depends
-            on what stands beside it; continuations of one context share its reading.
+        batch_size, max_batch_size: accepted and without effect. Each sequence is read by itself, so that no score
+            depends on what stands beside it; continuations of one context share its reading.
     """
 
     def __init__(
@@ -153,8 +153,8 @@ class XHybridLM(TemplateLM):  # type: ignore[misc]
     # ---- answers
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Answers, without the text that ended them. Greedy unless the task samples; then its ``seed`` (default 0) makes
-        each answer, whatever was asked before."""
+        """Answers, without the text that ended them. Greedy unless the task samples; then its ``seed`` (default 0)
+        makes each answer, whatever was asked before."""
         answers = []
         for request in tqdm(requests, desc="Running generate_until requests", disable=disable_tqdm):
             context, given = request.args
@@ -213,7 +213,8 @@ class XHybridLM(TemplateLM):  # type: ignore[misc]
         return f"xhybrid-{hashlib.sha256(repr(known).encode()).hexdigest()[:16]}"
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
-        """What the template makes of a question and an answer, for the record: the template itself stays in the model."""
+        """For the record: what the template makes of a question and an answer. The template itself stays in the
+        model."""
         if isinstance(chat_template, str):
             raise ValueError(f"chat template {chat_template!r} is not known; a model has one")
         return self._rendered() if chat_template else None

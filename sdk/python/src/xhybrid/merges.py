@@ -120,7 +120,8 @@ def merge_strategy(
     - returns: a float32 array of shape ``[n]``; any other shape or dtype is refused
 
     The arrays are copies that the function may keep and write to. What it raises ends the merge, as `xhybrid.Error`
-    with the exception's text and origin ``"merge.NAME"``; the traceback goes to the logger ``xhybrid.merge``.
+    with the exception's text and origin ``"merge.NAME"``; the traceback is a debug record of the logger
+    ``xhybrid.merge``.
 
     Args:
         name: in recipes and on the command line of this process; lower case, digits, ``_``, ``-`` and ``.``. The last

@@ -131,8 +131,14 @@ def alignment_by_layer(steps: Steps) -> Figure:
     shades = matplotlib.colormaps[_MAP]
     colors = [shades(i / max(1, len(layers) - 1) * 0.92) for i in range(len(layers))]  # short of pale yellow
     for i, layer in enumerate(layers):
-        style = _LINES[i % len(_LINES)]
-        curves.plot(range(1, len(rows) + 1), [row[i] for row in losses], color=colors[i], linestyle=style, label=layer)
+        curves.plot(
+            range(1, len(rows) + 1),
+            [row[i] for row in losses],
+            color=colors[i],
+            linestyle=_LINES[i % len(_LINES)] if len(layers) <= 12 else "-",
+            linewidth=1.8 if len(layers) <= 12 else 0.8,
+            label=layer,
+        )
     curves.set(xlabel="step", ylabel="relative loss", title="over the steps")
     _log_scale(curves)
     curves.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -176,7 +182,9 @@ def gates(evaluation: Mapping[str, Any]) -> Figure:
         panel.set_title(model["name"])
         panel.set_xlabel("query head")
     panels[0].set_ylabel("layer")
-    figure.colorbar(image, ax=list(panels), label="mean gate (0: window, 1: mLSTM)", fraction=0.05)
+    missing = any(gate is None for model in models for row in model["gates"] for gate in row)
+    label = "mean gate (0: window, 1: mLSTM" + ("; grey: one branch alone)" if missing else ")")
+    figure.colorbar(image, ax=list(panels), label=label, fraction=0.05)
     return figure
 
 

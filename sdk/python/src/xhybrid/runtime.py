@@ -37,7 +37,8 @@ class Runtime(Closable):
         device: name of a backend, ``"cpu"`` or ``"cuda"``; None takes the best found.
         threads: of the cpu backend; None takes every core.
         plugin_path: directories or ``.so`` files searched first, one or several. After them come the merge strategies
-            defined in Python (:func:`xhybrid.merge_strategy`), those that installed packages announce (entry points of the group ``xhybrid.plugins``), ``XHYBRID_PLUGIN_PATH`` and this package.
+            defined in Python (:func:`xhybrid.merge_strategy`), those that installed packages announce (entry points of
+            the group ``xhybrid.plugins``), ``XHYBRID_PLUGIN_PATH`` and this package.
 
     Raises:
         NotFoundError: there is no such device.
