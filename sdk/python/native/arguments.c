@@ -49,7 +49,9 @@ void NativeRelease(NativeBuffer* buffer) {
   buffer->held = 0;
 }
 
-static int32_t* Room(int64_t count) { return (int32_t*)PyMem_Malloc(sizeof(int32_t) * (size_t)(count > 0 ? count : 1)); }
+static int32_t* Room(int64_t count) {
+  return (int32_t*)PyMem_Malloc(sizeof(int32_t) * (size_t)(count > 0 ? count : 1));
+}
 
 static int RefuseId(Py_ssize_t index) {
   PyErr_Format(PyExc_ValueError, "ids[%zd] is out of range; allowed: token ids, which are 32-bit integers", index);
@@ -131,7 +133,8 @@ static int IdsFromSequence(PyObject* value, NativeIds* ids) {
 
 int NativeIdsFrom(PyObject* value, NativeIds* ids) {
   if (PyUnicode_Check(value) || PyBytes_Check(value)) {
-    PyErr_Format(PyExc_TypeError, "ids is %.100s; allowed: integers, as Model.encode gives them", Py_TYPE(value)->tp_name);
+    PyErr_Format(PyExc_TypeError, "ids is %.100s; allowed: integers, as Model.encode gives them",
+                 Py_TYPE(value)->tp_name);
     return -1;
   }
   return PyObject_CheckBuffer(value) ? IdsFromBuffer(value, ids) : IdsFromSequence(value, ids);

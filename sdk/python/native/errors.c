@@ -37,6 +37,7 @@ static PyObject* SetErrorTypes(PyObject* self, PyObject* types) {
   Py_RETURN_NONE;
 }
 
-static PyMethodDef methods[] = {{"set_error_types", SetErrorTypes, METH_O, "{code: exception class}"}, {NULL, NULL, 0, NULL}};
+static PyMethodDef methods[] = {{"set_error_types", SetErrorTypes, METH_O, "{code: exception class}"},
+                                {NULL, NULL, 0, NULL}};
 
 int NativeInitErrors(PyObject* module) { return PyModule_AddFunctions(module, methods); }

@@ -95,10 +95,15 @@ static void Deallocate(PyObject* self) {
   Py_DECREF(type);
 }
 
-static PyMethodDef methods[] = {{"close", Close, METH_NOARGS, "Frees the object once no call uses it"}, {NULL, NULL, 0, NULL}};
-static PyGetSetDef properties[] = {{"closed", IsClosed, NULL, "True after close()", NULL}, {NULL, NULL, NULL, NULL, NULL}};
-static PyType_Slot slots[] = {{Py_tp_dealloc, Deallocate}, {Py_tp_repr, Represent}, {Py_tp_methods, methods},
-                              {Py_tp_getset, properties},  {0, NULL}};
+static PyMethodDef methods[] = {{"close", Close, METH_NOARGS, "Frees the object once no call uses it"},
+                                {NULL, NULL, 0, NULL}};
+static PyGetSetDef properties[] = {{"closed", IsClosed, NULL, "True after close()", NULL},
+                                   {NULL, NULL, NULL, NULL, NULL}};
+static PyType_Slot slots[] = {{Py_tp_dealloc, Deallocate},
+                              {Py_tp_repr, Represent},
+                              {Py_tp_methods, methods},
+                              {Py_tp_getset, properties},
+                              {0, NULL}};
 static PyType_Spec spec = {"xhybrid._native.Handle", sizeof(NativeHandle), 0,
                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
 

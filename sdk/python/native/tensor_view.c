@@ -15,7 +15,7 @@ typedef struct Element {
   uint8_t code, bytes;
 } Element;
 
-static const Element elements[] = {{NULL, 0, 0},           {"f", kDlFloat, 4}, {"e", kDlFloat, 2}, {"H", kDlBfloat, 2},
+static const Element elements[] = {{NULL, 0, 0},     {"f", kDlFloat, 4}, {"e", kDlFloat, 2}, {"H", kDlBfloat, 2},
                                    {"i", kDlInt, 4}, {"q", kDlInt, 8},   {"B", kDlUint, 1}};
 
 static PyTypeObject* view_type;

@@ -1,5 +1,6 @@
-/* What test_overhead.py is compared with: generate MODEL COUNT. Writes COUNT tokens and prints the nanoseconds that they
- * kept a core busy and a checksum of the ids; once for every line on standard input, so that both sides take turns. */
+/* What test_overhead.py is compared with: generate MODEL COUNT. Writes COUNT tokens and prints the nanoseconds that
+ * they kept a core busy and a checksum of the ids; once for every line on standard input, so that both sides take
+ * turns. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +23,8 @@ static int64_t Now(void) {
 /* An answer that ends before its time is gone on with. */
 static uint32_t Generate(xh_session* session, int64_t count) {
   static const int32_t prompt[] = {1, 315, 15};
-  const xh_option options[] = {{"temperature", NULL, 0, 1.0, XH_OPTION_REAL, 0}, {"max_tokens", NULL, count, 0, XH_OPTION_INT, 0}};
+  const xh_option options[] = {{"temperature", NULL, 0, 1.0, XH_OPTION_REAL, 0},
+                               {"max_tokens", NULL, count, 0, XH_OPTION_INT, 0}};
   uint32_t sum = 0;
   int32_t finished = 1;
   Check(xh_session_reset(session));

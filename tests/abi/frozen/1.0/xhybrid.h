@@ -228,8 +228,8 @@ XH_API XH_CHECKED xh_error* xh_session_fork(const xh_session* session, xh_sessio
 XH_API XH_CHECKED xh_error* xh_session_reset(xh_session* session);
 
 /* Sequences that are written together, so that the weights are read once for all of them. Each slot is empty or holds
- * one. Its tokens are those its session would give, but for rounding: products of many rows are summed in another order.
- * Options: "slots": int, 1 to 1,024 (default 8); "capacity": as of xh_session_open, for each slot. */
+ * one. Its tokens are those its session would give, but for rounding: products of many rows are summed in another
+ * order. Options: "slots": int, 1 to 1,024 (default 8); "capacity": as of xh_session_open, for each slot. */
 XH_API XH_CHECKED xh_error* xh_batch_open(const xh_model* model, const xh_option* options, int64_t option_count,
                                           xh_batch** out);
 XH_API void xh_batch_free(xh_batch* batch);
