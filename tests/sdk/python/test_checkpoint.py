@@ -101,6 +101,8 @@ def test_numpy_functions_take_a_tensor(checkpoint):
     tensor = checkpoint[NAME]
     assert np.mean(tensor) == np.mean(tensor.numpy())
     assert np.asarray(tensor, np.float64).dtype == np.float64
+    with pytest.raises(ValueError, match="takes a copy"):
+        tensor.__array__(np.float64, copy=False)
 
 
 def test_a_tensor_that_is_not_there_is_named(checkpoint):

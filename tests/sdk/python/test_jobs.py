@@ -163,7 +163,9 @@ def test_an_interrupt_in_the_loops_body_saves_too(teacher, tmp_path, caplog):
             if event["kind"] == "step":
                 raise KeyboardInterrupt
     assert list((tmp_path / "run").glob("step-*.xhy"))
-    assert any("run the same recipe" in note for note in caught.value.__notes__)
+    assert "run the same recipe" in caplog.text
+    if sys.version_info >= (3, 11):
+        assert any("run the same recipe" in note for note in caught.value.__notes__)
     assert job.closed
 
 

@@ -65,6 +65,8 @@ class Tensor:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         array = self.numpy()
         if dtype is not None and np.dtype(dtype) != array.dtype:
+            if copy is False:
+                raise ValueError(f"{self.name} is {self.dtype}: another dtype takes a copy")
             return array.astype(dtype)
         return array.copy() if copy else array
 
