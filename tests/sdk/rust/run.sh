@@ -36,10 +36,11 @@ RUSTDOCFLAGS='-D warnings' cargo doc --quiet --workspace --no-deps
 heading 'Packaging both crates'
 cargo publish --dry-run --workspace --allow-dirty
 cargo package --quiet --workspace --allow-dirty --no-verify # leaves what publish has verified and put away
-for name in xhybrid-sys xhybrid; do
-  tar -xzf "$CARGO_TARGET_DIR/package/$name-$XHYBRID_TEST_VERSION.crate" -C "$work/sdk/rust"
+for name in xhybrid-sys xhybrid; do # with the time of now: cargo looks at it to see what is new
+  tar -xzmf "$CARGO_TARGET_DIR/package/$name-$XHYBRID_TEST_VERSION.crate" -C "$work/sdk/rust"
   mv "$work/sdk/rust/$name-$XHYBRID_TEST_VERSION" "$work/sdk/rust/$name"
 done
+export RUST_BACKTRACE=0
 cp -r "$here" "$work/tests/sdk/rust"
 rm -rf "$work/tests/sdk/rust/target"
 
