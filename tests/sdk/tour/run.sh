@@ -31,13 +31,16 @@ skip() {
 
 # Where file $2 first differs from the reference $1: both lines, with their number.
 first_difference() {
-  local line=1 expected given
-  while
-    expected=$(sed -n "${line}p" "$1")
-    given=$(sed -n "${line}p" "$2")
-    [[ $expected == "$given" && $line -le $(wc -l <"$1") ]]
-  do line=$((line + 1)); done
-  printf '  line %d: "%s"\n  in C:    "%s"\n' "$line" "$given" "$expected"
+  awk 'NR == FNR { expected[FNR] = $0; lines = FNR; next }
+       { given[FNR] = $0; lines = FNR > lines ? FNR : lines }
+       END {
+         for (i = 1; i <= lines; ++i) {
+           if ((i in expected) == (i in given) && expected[i] == given[i]) continue
+           printf "  line %d: %s\n  in C:    %s\n", i, given[i], expected[i]
+           exit
+         }
+         print "  in the newline at the end"
+       }' "$1" "$2"
 }
 
 # same NAME WHAT FILE compares with C's FILE.
