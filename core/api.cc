@@ -45,6 +45,7 @@ struct xh_session {
   std::string piece;  // lent by xh_session_next
 };
 struct xh_job {
+  std::shared_ptr<xh::Runtime> runtime;  // is talked to as long as the job works
   std::unique_ptr<xh::Job> job;
   std::string event;  // lent by xh_job_next
   bool finished = false;
@@ -533,7 +534,7 @@ xh_error* xh_job_open(xh_runtime* runtime, const char* kind, const char* recipe_
     XH_ASSIGN_OR_RETURN(const xh::JobKind* found, xh::FindJobKind(kind));
     XH_ASSIGN_OR_RETURN(json recipe, xh::ParseJson(recipe_json, "recipe"));
     XH_ASSIGN_OR_RETURN(std::unique_ptr<xh::Job> job, found->open(runtime->runtime, recipe));
-    *out = new xh_job{std::move(job), {}, false, false};
+    *out = new xh_job{runtime->runtime, std::move(job), {}, false, false};
     return absl::OkStatus();
   });
 }

@@ -241,4 +241,22 @@ TEST(ThreadsTest, LogsOfWorkersWhileListenersComeAndGo) {
   EXPECT_EQ(heard.texts.count("merge.talking: model.embed_tokens.weight"), 1u);
 }
 
+TEST(ThreadsTest, AJobTalksToItsRuntimeAfterThatWasClosed) {
+  const Place place;
+  Heard heard;
+  xh_runtime* runtime = OpenTalking(&heard, 2);
+  const json recipe = {{"models", {faults::SpeakingTeacher(), faults::SpeakingTeacher()}},
+                       {"method", "talking"},
+                       {"output", place / "merged.xhy"}};
+  xh_job* job = nullptr;
+  ASSERT_EQ(Take(xh_job_open(runtime, "merge", recipe.dump().c_str(), &job)).message, "");
+  xh_runtime_close(runtime);
+  for (int32_t finished = 0; finished == 0;) {
+    const char* event = nullptr;
+    ASSERT_EQ(Take(xh_job_next(job, &event, &finished)).message, "");
+  }
+  xh_job_free(job);
+  EXPECT_EQ(heard.texts.count("merge.talking: model.embed_tokens.weight"), 1u);
+}
+
 }  // namespace
