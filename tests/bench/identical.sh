@@ -27,7 +27,7 @@ train_with_a_kill() {
     sleep 0.02
     saved=("$out/$1-$2"/step-*.xhy)
   done
-  pkill -KILL -P "$job" 2>/dev/null || true
+  pkill -KILL -P "$job" 2>/dev/null || true # it may have ended by itself
   wait "$job" && printf '%s: the run had ended before it was killed\n' "$1"
   train "$1" "$2"
 }

@@ -1,7 +1,7 @@
 //! What generating through Rust costs on top of C: overhead MODEL [ROUNDS].
 //!
 //! Both write the same 1,000 tokens, ten by turns. Of each ten the least processor time of all rounds counts: what they
-//! need when nothing else disturbs them. Fails above XHYBRID_OVERHEAD, 1.02 when it is not set.
+//! need when nothing else disturbs them. The ratio is said, not asserted: how a machine is used decides on more than 2 %.
 use std::ffi::{c_char, c_void, CString};
 
 use xhybrid::{Model, Runtime, Sampler, Session};
@@ -65,7 +65,6 @@ fn measure(least: &mut i64, bytes: &mut usize, work: impl FnOnce() -> usize) {
 fn main() -> xhybrid::Result<()> {
     let arguments: Vec<String> = std::env::args().collect();
     let rounds: usize = arguments.get(2).map_or(8, |text| text.parse().expect("ROUNDS"));
-    let limit: f64 = std::env::var("XHYBRID_OVERHEAD").map_or(1.02, |text| text.parse().expect("XHYBRID_OVERHEAD"));
     let (path, text) = (CString::new(arguments[1].as_str()).expect("MODEL"), CString::new(TEXT).expect("text"));
     let (mut c, mut rust) = ([i64::MAX; TURNS], [i64::MAX; TURNS]);
     let (mut c_bytes, mut rust_bytes) = (0, 0);
@@ -90,6 +89,5 @@ fn main() -> xhybrid::Result<()> {
     let (c, rust) = (c.iter().sum::<i64>() as f64 / 1e6, rust.iter().sum::<i64>() as f64 / 1e6);
     println!("1,000 tokens, {rounds} rounds: C {c:.2} ms, Rust {rust:.2} ms of processor, ratio {:.4}", rust / c);
     assert_eq!(c_bytes, rust_bytes, "C and Rust wrote different texts");
-    assert!(rust <= c * limit, "Rust takes more than {limit} times as long as C");
     Ok(())
 }
