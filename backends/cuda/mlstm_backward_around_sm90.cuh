@@ -16,11 +16,11 @@ struct DeltaArguments {
   const float* denominators;
   GateArrays<float> gates;
   bool floored;
-  float *inverses, *deltas, *sums;
+  float *inverses, *deltas;
   int64_t rows;  // pairs T
 };
 
-// d / 8 lanes a row. sums: dh . h where the floor held, what q . dq is (0 elsewhere).
+// d / 8 lanes a row.
 template <int kD>
 __global__ void __launch_bounds__(kRowThreads) DeltaKernel(const DeltaArguments a) {
   constexpr int kLanes = kD / 8;
@@ -52,32 +52,33 @@ __global__ void __launch_bounds__(kRowThreads) DeltaKernel(const DeltaArguments 
   }
   a.inverses[index] = 1.0f / divisor;
   a.deltas[index] = held ? 0.0f : sign * sum / divisor;
-  a.sums[index] = held ? sum : 0.0f;
 }
 
 struct GateGradients {
   View<const float> f;
   View<float> di_out, df_out;
   bool adds_i, adds_f;
-  const float *di, *sums;
-  const int32_t* first;  // [B, T] or NULL
+  const float *di, *shares;  // k . dk and q . dq of every token
+  const int32_t* first;      // [B, T] or NULL
   int64_t heads, tokens;
   bool has_state;
 };
 
 // dlf_j: the sum over outputs t >= j of q_t . dq_t less that over inputs s >= j of k_s . dk_s, in j's document. Over a
 // document that begins with a state of 0 both sums are equal, and those over what comes before j are taken instead:
-// they are exactly 0 at its first token. A block a pair, in double: the sums are long and cancel.
+// they are exactly 0 at its first token. q . dq is 0 where the normaliser holds, but as computed it carries the same
+// rounding of E, h and the state as k . dk: taken as computed, their rounding cancels and does not add up with the
+// length. A block a pair, in double: the sums are long and cancel.
 inline constexpr int kScanThreads = 512;
 __global__ void __launch_bounds__(kScanThreads) GateKernel(const GateGradients a) {
   __shared__ double totals[kScanThreads];
   const int64_t pair = blockIdx.x, b = pair / a.heads, head = pair % a.heads;
   const int64_t each = (a.tokens + kScanThreads - 1) / kScanThreads;
   const int thread = static_cast<int>(threadIdx.x);
-  const float *const di = a.di + pair * a.tokens, *const sums = a.sums + pair * a.tokens;
+  const float *const di = a.di + pair * a.tokens, *const shares = a.shares + pair * a.tokens;
   const int64_t begin = min(thread * each, a.tokens), end = min(begin + each, a.tokens);
   double total = 0.0;
-  for (int64_t t = begin; t < end; ++t) total += static_cast<double>(di[t]) - sums[t];
+  for (int64_t t = begin; t < end; ++t) total += static_cast<double>(di[t]) - shares[t];
   totals[thread] = total;
   __syncthreads();
   double before = 0.0, all = 0.0;
@@ -89,7 +90,7 @@ __global__ void __launch_bounds__(kScanThreads) GateKernel(const GateGradients a
   const int32_t* const first = a.first == nullptr ? nullptr : a.first + b * a.tokens;
   if (first != nullptr && begin < end) {
     before = 0.0;
-    for (int64_t t = first[begin]; t < begin; ++t) before += static_cast<double>(di[t]) - sums[t];
+    for (int64_t t = first[begin]; t < begin; ++t) before += static_cast<double>(di[t]) - shares[t];
   }
   for (int64_t t = begin; t < end; ++t) {
     if (first != nullptr && first[t] == t) before = 0.0;
@@ -99,7 +100,7 @@ __global__ void __launch_bounds__(kScanThreads) GateKernel(const GateGradients a
       const float f = *a.f.At(b, head, t);
       PutGradient(a.df_out.At(b, head, t), static_cast<float>(dlf / (1.0 + exp(static_cast<double>(f)))), a.adds_f);
     }
-    before += static_cast<double>(di[t]) - sums[t];
+    before += static_cast<double>(di[t]) - shares[t];
   }
 }
 

@@ -12,9 +12,9 @@ namespace {
 
 // What a chunk needs of its gates and divisors, an entry a token.
 struct alignas(16) BackwardWeights {
-  float x[kChunk], most[kChunk];  // times log2(e)
+  float x[kChunk], most[kChunk];  // times log2(e); both make room for q . dq when P and E are there
   float keep[kChunk];
-  float inverse[kChunk];       // 1 / N; both make room for di when P and E are there
+  float inverse[kChunk];       // 1 / N; with delta makes room for k . dk when P and E are there
   float delta[kChunk];         // (dh . h) / N
   float state_weight[kChunk];  // carry / N
   float state_delta[kChunk];   // carry (dh . h) / N
@@ -102,6 +102,31 @@ __device__ inline void WeighInside(float (&d)[32], const BackwardWeights& w, flo
   }
 }
 
+// to[row] = the dot of a row of a tile with that of accumulators, over the features of this warpgroup.
+template <int kParts>
+__device__ inline void RowDots(const char* tile, const float (&d)[kParts][32], float* to) {
+  int thread = threadIdx.x % kWarpgroup;
+  asm volatile("" : "+r"(thread));  // else addresses of an earlier call are kept in registers, of which there are none
+  const int pair_column = thread % 4 * 2;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = thread / 32 * 16 + thread % 32 / 4 + 8 * half;
+    float sum = 0.0f;
+#pragma unroll
+    for (int c = 0; c < kParts; ++c) {
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const float2 x =
+            UnpackPair(*reinterpret_cast<const uint32_t*>(tile + c * 64 * 128 + TileOffset(row, 8 * j + pair_column)));
+        sum += x.x * d[c][4 * j + 2 * half] + x.y * d[c][4 * j + 2 * half + 1];
+      }
+    }
+    sum += XH_SHUFFLE_XOR(sum, 1);
+    sum += XH_SHUFFLE_XOR(sum, 2);
+    if (thread % 4 == 0) to[row] = sum;
+  }
+}
+
 // kOutputs 0: only the gradient of the state before a segment, whose gradient after it was 0.
 template <int kN, int kD, bool kOutputs, bool kDocuments>
 __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
@@ -119,7 +144,7 @@ __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
   float* const z = reinterpret_cast<float*>(shared + Layout::kZ);
   float* const dz = reinterpret_cast<float*>(shared + Layout::kDz);
   BackwardWeights& w = *reinterpret_cast<BackwardWeights*>(shared + Layout::kWeights);
-  float* const di = w.inverse;
+  float *const di = w.inverse, *const shares = w.x;
   char *const state_tiles = shared + Layout::kState, *const gradient_tiles = shared + Layout::kGradient;
   char* const weighted = shared + Layout::kWeighted;
   char *const p_tile = shared + Layout::kInside, *const e_tile = p_tile + kBlock;
@@ -248,6 +273,17 @@ __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
                                     ColumnOperand(k_tile, kBlock, k, 64 * (part + c)), 1);
         }
       }
+      ProductCommit();
+      ProductWait<0>();
+#pragma unroll
+      for (int c = 0; c < kParts; ++c) Hold(dq[c]);
+      RowDots<kParts>(q_tile + part * kBlock, dq, shares + group * kChunk);
+#pragma unroll
+      for (int c = 0; c < kParts; ++c) {
+#pragma unroll
+        for (int at = 0; at < 16; ++at) dq_words[c][at] = PackPair(dq[c][2 * at], dq[c][2 * at + 1]);
+      }
+      ProductFence();
 #pragma unroll
       for (int c = 0; c < kParts; ++c) {
 #pragma unroll
@@ -272,10 +308,7 @@ __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
       Hold(dv);
 #pragma unroll
       for (int c = 0; c < kParts; ++c) {
-        Hold(dq[c]);
         Hold(dk[c]);
-#pragma unroll
-        for (int at = 0; at < 16; ++at) dq_words[c][at] = PackPair(dq[c][2 * at], dq[c][2 * at + 1]);
 #pragma unroll
         for (int at = 0; at < 32; ++at) {
           const float keep = w.keep[row + (at & 2) * 4];
@@ -338,24 +371,7 @@ __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
       Hold(dv);
 #pragma unroll
       for (int c = 0; c < kParts; ++c) Hold(dk[c]);
-        // di = k . dk
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int s = row + 8 * half;
-        float sum = 0.0f;
-#pragma unroll
-        for (int c = 0; c < kParts; ++c) {
-#pragma unroll
-          for (int j = 0; j < 8; ++j) {
-            const float2 key = UnpackPair(
-                *reinterpret_cast<const uint32_t*>(k_tile + (part + c) * kBlock + TileOffset(s, 8 * j + pair_column)));
-            sum += key.x * dk[c][4 * j + 2 * half] + key.y * dk[c][4 * j + 2 * half + 1];
-          }
-        }
-        sum += XH_SHUFFLE_XOR(sum, 1);
-        sum += XH_SHUFFLE_XOR(sum, 2);
-        if (lane % 4 == 0) di[group * kChunk + s] = sum;
-      }
+      RowDots<kParts>(k_tile + part * kBlock, dk, di + group * kChunk);
     }
     __syncthreads();  // the products have read every tile
 
@@ -378,12 +394,16 @@ __global__ void __launch_bounds__(kD / 64 * kWarpgroup, 1)
       StoreStateTile<kBlocks>(gradient, gradient_tiles + group * kStateBlock);
       const int64_t t = chunk * kChunk + thread;
       if (thread < kChunk && t < a.gates.tokens) {
-        float sum = di[thread];
-        for (int g = 1; g < kGroups; ++g) sum += di[g * kChunk + thread];
+        float sum = di[thread], share = shares[thread];
+        for (int g = 1; g < kGroups; ++g) {
+          sum += di[g * kChunk + thread];
+          share += shares[g * kChunk + thread];
+        }
         a.di[pair * a.gates.tokens + t] = sum;
+        a.shares[pair * a.gates.tokens + t] = share;
       }
     }
-    if (more && thread < kChunk) next.Store(a.scale, &w);  // behind its reading of di
+    if (more && thread < kChunk) next.Store(a.scale, &w);  // behind its reading of di and shares
     FenceForAsync();
     __syncthreads();
     if (kOutputs && thread == 0) {
@@ -417,7 +437,7 @@ class BackwardPlan final : public Plan {
         saved_(shape, &saved_bytes),
         inverses_(Reserve(&workspace_bytes, shape.pairs() * shape.tokens, 4)),
         deltas_(Reserve(&workspace_bytes, shape.pairs() * shape.tokens, 4)),
-        sums_(Reserve(&workspace_bytes, shape.pairs() * shape.tokens, 4)),
+        shares_(Reserve(&workspace_bytes, shape.pairs() * shape.tokens, 4)),
         di_(Reserve(&workspace_bytes, shape.pairs() * shape.tokens, 4)) {
     int blocks = 0;
     cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, BackwardKernel<kN, kD, true, false>, Layout::kThreads,
@@ -480,7 +500,6 @@ class BackwardPlan final : public Plan {
                               shape_.floored,
                               At(launch, inverses_),
                               At(launch, deltas_),
-                              At(launch, sums_),
                               rows};
     DeltaKernel<kD><<<Blocks(rows, kRowThreads / (kD / 8)), kRowThreads, 0, launch.stream>>>(a);
   }
@@ -509,6 +528,7 @@ class BackwardPlan final : public Plan {
     a.inverses = At(launch, inverses_);
     a.deltas = At(launch, deltas_);
     a.di = At(launch, di_);
+    a.shares = At(launch, shares_);
     a.wants_q = Present(launch.args[kDq]);
     a.wants_k = Present(launch.args[kDk]);
     a.wants_v = Present(launch.args[kDv]);
@@ -543,7 +563,7 @@ class BackwardPlan final : public Plan {
                              adds_.i,
                              adds_.f,
                              At(launch, di_),
-                             At(launch, sums_),
+                             At(launch, shares_),
                              gates.first,
                              shape_.heads,
                              shape_.tokens,
@@ -562,7 +582,7 @@ class BackwardPlan final : public Plan {
   std::unique_ptr<Plan> plain_;
   GateLayout<float> gates_;
   Saved saved_;
-  int64_t inverses_, deltas_, sums_, di_;
+  int64_t inverses_, deltas_, shares_, di_;
   Segments segments_;
   int64_t local_, parts_;
   bool grouped_, has_state_;

@@ -81,7 +81,7 @@ struct BackwardArguments {
   const float* vectors;
   const float* inverses;  // [pairs, T]: 1 / N, what h was multiplied by
   const float* deltas;    // [pairs, T]: dL / dN times -N: (dh . h) / N, 0 where the floor held
-  float* di;              // [pairs, T]
+  float *di, *shares;     // [pairs, T]: k . dk and q . dq
   bool wants_q, wants_k, wants_v, adds_q, adds_k, adds_v;
 };
 
