@@ -90,6 +90,10 @@ inline constexpr int64_t kMostDecodeDim = 256;
 std::unique_ptr<Plan> MakeAttentionDecode(const Shape& shape, const Request& request);
 // For so many sequences that they fill the device: wraps `plan`, or gives it back where that does not apply.
 std::unique_ptr<Plan> MakeAttentionDecodeMany(const Shape& shape, const Request& request, std::unique_ptr<Plan> plan);
+// The same with two arguments behind o, gate f32 [B, H] and x [B, H, 1, d]: o becomes gate x + (1 - gate) o. Rows begin
+// at multiples of 16 bytes; positions end at `most_position`. NULL where it does not apply.
+enum { kGate = kO + 1, kX };
+std::unique_ptr<Plan> MakeAttentionDecodeMixed(const Shape& shape, const Facts& facts, int64_t most_position);
 
 }  // namespace xh::gpu::attention
 

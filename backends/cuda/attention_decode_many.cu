@@ -32,6 +32,8 @@ struct Args {
   View<const bf16> q, k, v;
   View<bf16> cache_k, cache_v, o;
   View<const int32_t> position;
+  View<const float> gate;  // [B, H] with x [B, H, d], or absent: what is written is gate x + (1 - gate) o
+  View<const bf16> x;
   Windows windows;
   int64_t batch, sinks, capacity, most_position;
   unsigned kv_heads;
@@ -281,20 +283,28 @@ __global__ void __launch_bounds__(kThreads, kBlocks) DecodeMany(const Args a) {
   __syncthreads();
   for (int e = thread; e < a.group * kDim; e += kThreads) {
     const int head = e / kDim, column = e % kDim;
-    a.o.At(b, kv_head * a.group + head)[column] = FromFloat<bf16>(Combine<kDim>(memory, head, column));
+    float out = Combine<kDim>(memory, head, column);
+    const int64_t h = kv_head * a.group + head;
+    if (a.x.present()) {
+      const float gate = *a.gate.At(b, h);
+      out = gate * ToFloat(a.x.At(b, h)[column]) + (1.0f - gate) * out;
+    }
+    a.o.At(b, h)[column] = FromFloat<bf16>(out);
   }
 }
 
 class ManyPlan final : public Plan {
  public:
-  ManyPlan(const Shape& shape, std::unique_ptr<Plan> plain) : s_(shape), plain_(std::move(plain)) {
-    workspace_bytes = plain_->workspace_bytes;
+  // With `plain`, for rows that are not at multiples of 16 bytes, as the op; without it mixed, and rows are.
+  ManyPlan(const Shape& shape, int64_t most_position, std::unique_ptr<Plan> plain)
+      : s_(shape), most_position_(most_position), plain_(std::move(plain)) {
+    if (plain_ != nullptr) workspace_bytes = plain_->workspace_bytes;
     implementation = "one token of many sequences";
   }
 
   void Run(const Launch& launch) const override {
     for (int i : {kQ, kK, kV, kCacheK, kCacheV}) {
-      if (!MovesInPacks(launch.args[i])) return plain_->Run(launch);
+      if (plain_ != nullptr && !MovesInPacks(launch.args[i])) return plain_->Run(launch);
     }
     const Args a = Arguments(launch);
     const auto blocks = static_cast<unsigned>(s_.batch * s_.kv_heads);
@@ -317,7 +327,11 @@ class ManyPlan final : public Plan {
     a.kv_heads = static_cast<unsigned>(s_.kv_heads);
     a.sinks = s_.sinks;
     a.capacity = s_.capacity;
-    a.most_position = s_.MostPosition();
+    a.most_position = most_position_;
+    if (plain_ == nullptr) {
+      a.gate = ViewOf<const float>(args[kGate]);
+      a.x = ViewOf<const bf16>(args[kX]);
+    }
     a.group = static_cast<int>(s_.group());
     a.scale = s_.scale * kLog2E;
     a.sink = launch.fault;
@@ -325,7 +339,8 @@ class ManyPlan final : public Plan {
   }
 
   Shape s_;
-  std::unique_ptr<Plan> plain_;  // for rows that are not at multiples of 16 bytes
+  int64_t most_position_;
+  std::unique_ptr<Plan> plain_;
 };
 
 // Shared memory in place of the first-level cache, so that kBlocks find room.
@@ -334,14 +349,22 @@ bool PreferShared(void (*kernel)(Args)) {
                               cudaSharedmemCarveoutMaxShared) == cudaSuccess;
 }
 
+bool Takes(const Shape& s, const Facts& facts) {
+  const bool fills = s.batch * s.kv_heads >= 2 * facts.multiprocessors;
+  const bool takes = s.dtype == XH_BF16 && (s.dim == 64 || s.dim == 128) && s.group() >= 2 && s.group() <= kMostGroup;
+  return fills && takes && facts.capability >= 80 && PreferShared(s.dim == 64 ? DecodeMany<64> : DecodeMany<128>);
+}
+
 }  // namespace
 
 std::unique_ptr<Plan> MakeAttentionDecodeMany(const Shape& s, const Request& request, std::unique_ptr<Plan> plan) {
-  const bool fills = s.batch * s.kv_heads >= 2 * request.facts->multiprocessors;
-  const bool takes = s.dtype == XH_BF16 && (s.dim == 64 || s.dim == 128) && s.group() >= 2 && s.group() <= kMostGroup;
-  if (!fills || !takes || request.facts->capability < 80) return plan;
-  if (!PreferShared(s.dim == 64 ? DecodeMany<64> : DecodeMany<128>)) return plan;
-  return std::make_unique<ManyPlan>(s, std::move(plan));
+  if (!Takes(s, *request.facts)) return plan;
+  return std::make_unique<ManyPlan>(s, s.MostPosition(), std::move(plan));
+}
+
+std::unique_ptr<Plan> MakeAttentionDecodeMixed(const Shape& s, const Facts& facts, int64_t most_position) {
+  if (!Takes(s, facts)) return nullptr;
+  return std::make_unique<ManyPlan>(s, most_position, nullptr);
 }
 
 }  // namespace xh::gpu::attention

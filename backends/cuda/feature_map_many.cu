@@ -10,7 +10,7 @@ void TakeManySequences(const Request&, const Sizes&, std::unique_ptr<Plan>*) {}
 
 #else
 
-#include "backends/cuda/warp_product.cuh"
+#include "backends/cuda/feature_map_rows.cuh"
 
 namespace xh::gpu::feature_map {
 namespace {
@@ -18,7 +18,6 @@ namespace {
 using namespace warp;
 
 constexpr int kWarps = 2, kThreads = kWarps * kWarp;
-constexpr int kRows = 16;  // sequences of a warp
 // With 16 this op alone is faster than a block a head and token, but a step of a whole mixer, whose maps have left the
 // cache, is slower (H200).
 constexpr int64_t kLeastSequences = 32;
@@ -32,14 +31,10 @@ struct ManyArguments {
 // The map and the rows of u to shared memory, zero past the last sequence.
 template <int kD, int kN>
 __device__ void CopyOperands(const ManyArguments& x, int64_t h, int64_t b0, char* map, char* rows) {
-  constexpr int kMapPacks = kN / 8, kRowPacks = kD / 8;
+  constexpr int kRowPacks = kD / 8;
   const int thread = static_cast<int>(threadIdx.x);
   const int64_t input = static_cast<unsigned>(h) / static_cast<unsigned>(x.s.group());
-#pragma unroll 4
-  for (int i = thread; i < kD * kMapPacks; i += kThreads) {
-    const int row = i / kMapPacks, pack = i % kMapPacks;
-    CopyPack(SharedAddress(map) + PackOffset<kN * 2>(row, pack), x.a.At(h, row) + pack * 8, true);
-  }
+  CopyMap<kD, kN, kThreads>(x.a, h, map);
 #pragma unroll 4
   for (int i = thread; i < kWarps * kRows * kRowPacks; i += kThreads) {
     const int row = i / kRowPacks, pack = i % kRowPacks;
@@ -50,44 +45,6 @@ __device__ void CopyOperands(const ManyArguments& x, int64_t h, int64_t b0, char
   CommitCopies();
   WaitForCopies<0>();
   __syncthreads();
-}
-
-// Scores of a warp's rows: a lane has rows lane / 4 and 8 more, of every eight columns 2 (lane % 4) and the next.
-template <int kD, int kN>
-__device__ void Score(const char* map, const char* rows, float (&scores)[kN / 8][4]) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
-#pragma unroll
-  for (int k = 0; k < kD / 16; ++k) {
-    uint32_t row[4];
-    LoadTiles(SharedAddress(rows) + PackOffset<kD * 2>(warp * kRows + lane % 16, 2 * k + lane / 16), row);
-#pragma unroll
-    for (int j = 0; j < kN / 16; ++j) {
-      uint32_t weights[4];
-      LoadTurned(SharedAddress(map) + PackOffset<kN * 2>(k * 16 + lane % 16, 2 * j + lane / 16), weights);
-      AddProduct(scores[2 * j], row, weights[0], weights[1]);
-      AddProduct(scores[2 * j + 1], row, weights[2], weights[3]);
-    }
-  }
-}
-
-// The softmax of sign * scores of one of a lane's two rows, which four lanes hold together.
-template <int kN>
-__device__ void PutSoftmax(const float (&scores)[kN / 8][4], int half, float sign, bool inside, bf16* phi) {
-  float most = -kInfinity, sum = 0.0f, e[kN / 4];
-#pragma unroll
-  for (int i = 0; i < kN / 4; ++i) most = fmaxf(most, sign * scores[i / 2][half * 2 + i % 2]);
-  most = fmaxf(most, XH_SHUFFLE_XOR(most, 1));
-  most = fmaxf(most, XH_SHUFFLE_XOR(most, 2));
-#pragma unroll
-  for (int i = 0; i < kN / 4; ++i) sum += e[i] = expf(sign * scores[i / 2][half * 2 + i % 2] - most);
-  sum += XH_SHUFFLE_XOR(sum, 1);
-  sum += XH_SHUFFLE_XOR(sum, 2);
-  if (!inside) return;
-  const float scale = 1.0f / sum;
-#pragma unroll
-  for (int j = 0; j < kN / 8; ++j) {
-    *reinterpret_cast<uint32_t*>(phi + j * 8) = PackPair(e[2 * j] * scale, e[2 * j + 1] * scale);
-  }
 }
 
 template <int kD, int kN>
@@ -101,8 +58,8 @@ __global__ void __launch_bounds__(kThreads) ManySequences(const ManyArguments x)
   WaitForEarlier();
   CopyOperands<kD, kN>(x, h, b0, map, rows);
   float scores[kN / 8][4] = {};
-  Score<kD, kN>(map, rows, scores);
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  Score<kD, kN>(map, rows, warp * kRows, scores);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int64_t b = b0 + warp * kRows + lane / 4 + half * 8;

@@ -226,12 +226,8 @@ class StepPlan final : public Plan {
 
   void Run(const Launch& launch) const override {
     if (s_.blocks() == 0) return;
+    CheckPointers(launch);
     const xh_tensor* const args = launch.args;
-    for (int slot : {kQ, kK, kV, kTable, kQueryMap, kKeyMap, kS, kCacheK, kCacheV}) {
-      if (args[slot].dtype == 0 || reinterpret_cast<uintptr_t>(args[slot].data) % 16 == 0) continue;
-      throw RunError{XH_INVALID_ARGUMENT,
-                     "HYBRID_STEP: argument " + std::to_string(slot) + " does not begin at a multiple of 16 bytes"};
-    }
     StepArgs<T> a = a_;
     a.q = ViewOf<const T>(args[kQ]);
     a.k = ViewOf<const T>(args[kK]);
@@ -334,8 +330,15 @@ Refusal Open(const Request& request, std::unique_ptr<Plan>* out) {
                  params.sinks + most,
                  static_cast<int>(backend::ElementBytes(dims.activation)),
                  1};
+  refusal = CheckLayout(request, dims.activation);
+  if (refusal.code != 0) return refusal;
+  if (sizes.batch * sizes.heads > kMostPairs * request.facts->multiprocessors) {
+    *out = OpenMany(request,
+                    {sizes.batch, sizes.positions, sizes.heads, sizes.kv_heads, sizes.dim, sizes.features, dims['n']},
+                    params);
+    if (*out != nullptr) return {};
+  }
   refusal = CheckSizes(sizes, dims.activation, *request.facts);
-  if (refusal.code == 0) refusal = CheckLayout(request, dims.activation);
   if (refusal.code != 0) return refusal;
   sizes.slices = ChooseSlices(sizes, request.facts->multiprocessors);
   WithType(dims.activation, [&](auto type) {

@@ -22,6 +22,22 @@ constexpr int kWorkerBarrier = 1;
 constexpr int64_t kMostPairs = 8;  // heads of all sequences, for each multiprocessor: more are no faster than op by op
 constexpr int kInboxMore = 4;      // behind the columns that a block gets: their maximum and sum
 
+// Throws where a pointer does not allow packs of 16 bytes. Strides were looked at when the plan opened.
+inline void CheckPointers(const Launch& launch) {
+  for (int slot : {kQ, kK, kV, kTable, kQueryMap, kKeyMap, kS, kCacheK, kCacheV}) {
+    const xh_tensor& x = launch.args[slot];
+    if (x.dtype == 0 || reinterpret_cast<uintptr_t>(x.data) % 16 == 0) continue;
+    throw RunError{XH_INVALID_ARGUMENT,
+                   "HYBRID_STEP: argument " + std::to_string(slot) + " does not begin at a multiple of 16 bytes"};
+  }
+}
+
+// For so many sequences that heads fill the device: NULL where that does not apply.
+struct ManySizes {
+  int64_t batch, positions, heads, kv_heads, dim, features, map_columns;
+};
+std::unique_ptr<Plan> OpenMany(const Request& request, const ManySizes& sizes, const xh_hybrid_step_params& params);
+
 struct Slots {  // of each key/value head in the cache
   int32_t first[attention::kMostKvHeads], window[attention::kMostKvHeads];
 };

@@ -36,6 +36,10 @@ inline constexpr int64_t kMostStepFeatures = 2048;
 std::unique_ptr<Plan> MakeMlstmStep(const Shape& shape, const Request& request);
 // The same for many heads whose state comes and goes; `plain` where that does not apply. In builds with XH_SM90 only.
 std::unique_ptr<Plan> MakeMlstmStepSm90(const Shape& shape, const Request& request, std::unique_ptr<Plan> plain);
+// The same with one argument more behind m_out, a permit i32 [1]: where it is 0 nothing is done. The state begins at a
+// multiple of 16 bytes. NULL where it does not apply.
+enum { kPermit = kMOut + 1 };
+std::unique_ptr<Plan> MakeMlstmStream(const Shape& shape, const Request& request);
 
 }  // namespace xh::gpu::mlstm
 

@@ -1,6 +1,6 @@
 // One token of the mLSTM recurrence for many heads, on Hopper: the state streams through shared memory by bulk copies,
-// so that each multiprocessor has two heads on their way in and one on its way out. A block goes through heads; one
-// barrier a head.
+// so that each multiprocessor has some halves of heads on their way in and one on its way out. A block goes through
+// heads; one barrier a half.
 #include "backends/cuda/mlstm_token.cuh"
 #include "backends/cuda/sm90.cuh"
 
@@ -9,7 +9,7 @@ namespace {
 
 using namespace sm90;
 
-constexpr int kStreamThreads = 256, kSlots = 3, kMostFloats = 128 * 128;  // of a head's matrix
+constexpr int kStreamThreads = 256, kSlots = 6, kMostFloats = 128 * 128;  // of a head's matrix
 constexpr int kAllThreads = kStreamThreads + 32;  // a warp more for gates, in double, and copies
 constexpr int kWarps = kStreamThreads / 32;
 
@@ -19,13 +19,14 @@ struct StreamArguments {
   View<const float> i, f, s, z, m;
   View<T> h;
   View<float> s_out, z_out, m_out;
+  const int32_t* permit;  // where it is 0 nothing is done; or NULL
   int pairs, heads, group, features, columns;
   float scale;
   bool floored;
 };
 
 struct StreamShared {
-  float slots[kSlots][kMostFloats];
+  float slots[kSlots][kMostFloats / 2];
   float sums[2][kStreamThreads * 4];  // h before the division, a part a group of rows
   float2 qk[2][kStreamThreads];       // q times scale, k
   float values[2][kStreamThreads];
@@ -65,11 +66,29 @@ __device__ inline void StepGates(const StreamArguments<T>& a, int pair, int pari
   *a.m_out.At(b, head) = gates.m;
 }
 
+// Half of a head's rows, the upper or the lower.
+struct Half {
+  int pair, which, slot;
+
+  __device__ Half(int first, int blocks, int index)
+      : pair(first + index / 2 * blocks), which(index % 2), slot(index % kSlots) {}
+};
+
 template <class T>
-__device__ inline void LoadMatrix(const StreamArguments<T>& a, int pair, int slot, StreamShared* shared) {
-  const uint32_t bytes = static_cast<uint32_t>(a.features * a.columns) * 4;
-  BarrierExpect(&shared->loaded[slot], bytes);
-  LoadBytes(shared->slots[slot], a.s.At(pair / a.heads, pair % a.heads), bytes, &shared->loaded[slot]);
+__device__ inline void LoadHalf(const StreamArguments<T>& a, const Half& half, StreamShared* shared) {
+  const int floats = a.features / 2 * a.columns;
+  const uint32_t bytes = static_cast<uint32_t>(floats) * 4;
+  BarrierExpect(&shared->loaded[half.slot], bytes);
+  LoadBytes(shared->slots[half.slot], a.s.At(half.pair / a.heads, half.pair % a.heads) + half.which * floats, bytes,
+            &shared->loaded[half.slot]);
+}
+
+template <class T>
+__device__ inline void StoreHalf(const StreamArguments<T>& a, const Half& half, StreamShared* shared) {
+  const int floats = a.features / 2 * a.columns;
+  StoreBytes(a.s_out.At(half.pair / a.heads, half.pair % a.heads) + half.which * floats, shared->slots[half.slot],
+             static_cast<uint32_t>(floats) * 4);
+  StoreCommit();
 }
 
 // z of this token, and this warp's part of q.z.
@@ -84,31 +103,30 @@ __device__ inline void StepVector(const StreamArguments<T>& a, int pair, int par
   if (thread % 32 == 0) shared->dots[parity][thread / 32] = dot;
 }
 
-// The matrix in its slot; 4 columns a thread, rows group, group + groups, ...
+// Half of the matrix in its slot; 4 columns a thread, rows group, group + groups, ...
 template <class T>
-__device__ inline void StepMatrix(const StreamArguments<T>& a, int slot, int parity, const TokenGates& gates,
-                                  StreamShared* shared) {
-  const int lanes = a.columns / 4, lane = static_cast<int>(threadIdx.x) % lanes;
+__device__ inline void StepMatrix(const StreamArguments<T>& a, const Half& half, int parity, const TokenGates& gates,
+                                  StreamShared* shared, float4* total) {
+  const int lanes = a.columns / 4, lane = static_cast<int>(threadIdx.x) % lanes, rows = a.features / 2;
   const int group = static_cast<int>(threadIdx.x) / lanes, groups = kStreamThreads / lanes;
   const float4 v = reinterpret_cast<const float4*>(shared->values[parity])[lane];
   const float in[4] = {gates.keep * v.x, gates.keep * v.y, gates.keep * v.z, gates.keep * v.w};
-  float4* const matrix = reinterpret_cast<float4*>(shared->slots[slot]) + lane;
-  float4 total = {0.0f, 0.0f, 0.0f, 0.0f};
+  const float2* const rows_qk = shared->qk[parity] + half.which * rows;
+  float4* const matrix = reinterpret_cast<float4*>(shared->slots[half.slot]) + lane;
 #pragma unroll 8
-  for (int row = group; row < a.features; row += groups) {
-    const float2 qk = shared->qk[parity][row];
+  for (int row = group; row < rows; row += groups) {
+    const float2 qk = rows_qk[row];
     float4 state = matrix[row * lanes];
     state.x = fmaf(gates.decay, state.x, qk.y * in[0]);
     state.y = fmaf(gates.decay, state.y, qk.y * in[1]);
     state.z = fmaf(gates.decay, state.z, qk.y * in[2]);
     state.w = fmaf(gates.decay, state.w, qk.y * in[3]);
-    total.x = fmaf(qk.x, state.x, total.x);
-    total.y = fmaf(qk.x, state.y, total.y);
-    total.z = fmaf(qk.x, state.z, total.z);
-    total.w = fmaf(qk.x, state.w, total.w);
+    total->x = fmaf(qk.x, state.x, total->x);
+    total->y = fmaf(qk.x, state.y, total->y);
+    total->z = fmaf(qk.x, state.z, total->z);
+    total->w = fmaf(qk.x, state.w, total->w);
     matrix[row * lanes] = state;
   }
-  reinterpret_cast<float4*>(shared->sums[parity])[threadIdx.x] = total;
 }
 
 template <class T>
@@ -125,26 +143,26 @@ __device__ inline void WriteOut(const StreamArguments<T>& a, int pair, int parit
   a.h.At(pair / a.heads, pair % a.heads)[column] = FromFloat<T>(sum / divisor);
 }
 
-// The last warp's first thread: gates of the next head while the others work on this one, then this one's way out and
-// the way in of the head that takes its place.
+// The last warp's first thread: gates of the next head while the others work on this one, then each half's way out and
+// the way in of the half that takes its place.
 template <class T>
 __device__ inline void RunCopies(const StreamArguments<T>& a, int first, int blocks, int count, StreamShared* shared) {
   const bool leader = threadIdx.x == kStreamThreads;
   if (leader) StepGates(a, first, 0, shared);
   __syncwarp();
   __syncthreads();
-  for (int index = 0; index < count; ++index) {
-    const int pair = first + index * blocks;
-    if (leader && index + 1 < count) StepGates(a, pair + blocks, (index + 1) % 2, shared);
+  for (int index = 0; index < 2 * count; ++index) {
+    const Half half(first, blocks, index);
+    if (leader && half.which == 0 && index / 2 + 1 < count) {
+      StepGates(a, half.pair + blocks, (index / 2 + 1) % 2, shared);
+    }
     __syncwarp();
     __syncthreads();
     if (leader) {
-      StoreBytes(a.s_out.At(pair / a.heads, pair % a.heads), shared->slots[index % kSlots],
-                 static_cast<uint32_t>(a.features * a.columns) * 4);
-      StoreCommit();
-      if (index + kSlots - 1 < count) {
-        StoreWaitRead<1>();  // the head before has left its slot
-        LoadMatrix(a, pair + (kSlots - 1) * blocks, (index + kSlots - 1) % kSlots, shared);
+      StoreHalf(a, half, shared);
+      if (index + kSlots - 1 < 2 * count) {
+        StoreWaitRead<1>();  // the half before has left its slot
+        LoadHalf(a, Half(first, blocks, index + kSlots - 1), shared);
       }
     }
     __syncwarp();
@@ -158,18 +176,26 @@ __device__ inline void RunHeads(const StreamArguments<T>& a, int first, int bloc
   next.Fetch(a, first);
   next.Store(a, 0, shared);
   __syncthreads();
-  for (int index = 0; index < count; ++index) {
-    const int pair = first + index * blocks, slot = index % kSlots, parity = index % 2;
-    const bool more = index + 1 < count;
+  for (int head = 0; head < count; ++head) {
+    const int pair = first + head * blocks, parity = head % 2;
+    const bool more = head + 1 < count;
     const float z_before = next.z;
     if (more) next.Fetch(a, pair + blocks);
     const TokenGates gates = shared->gates[parity];
     StepVector(a, pair, parity, z_before, gates, shared);
-    BarrierWait(&shared->loaded[slot], index / kSlots % 2);
-    StepMatrix(a, slot, parity, gates, shared);
-    if (more) next.Store(a, 1 - parity, shared);
-    FenceForAsync();
-    __syncthreads();
+    float4 total = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+    for (int which = 0; which < 2; ++which) {
+      const Half half(first, blocks, 2 * head + which);
+      BarrierWait(&shared->loaded[half.slot], (2 * head + which) / kSlots % 2);
+      StepMatrix(a, half, parity, gates, shared, &total);
+      if (which == 1) {
+        reinterpret_cast<float4*>(shared->sums[parity])[threadIdx.x] = total;
+        if (more) next.Store(a, 1 - parity, shared);
+      }
+      FenceForAsync();
+      __syncthreads();
+    }
     WriteOut(a, pair, parity, gates, *shared);
   }
 }
@@ -185,7 +211,12 @@ __global__ void __launch_bounds__(kAllThreads, 1) StepStream(const __grid_consta
   if (threadIdx.x == kStreamThreads) {
     for (int slot = 0; slot < kSlots; ++slot) BarrierInit(&shared->loaded[slot], 1);
     BarrierInitFence();
-    for (int i = 0; i < kSlots - 1 && i < count; ++i) LoadMatrix(a, first + i * blocks, i, shared);
+    for (int i = 0; i < kSlots - 1 && i < 2 * count; ++i) LoadHalf(a, Half(first, blocks, i), shared);
+  }
+  if (a.permit != nullptr && *a.permit == 0) {
+    if (threadIdx.x != kStreamThreads) return;
+    for (int i = 0; i < kSlots - 1 && i < 2 * count; ++i) BarrierWait(&shared->loaded[i], 0);
+    return;
   }
   if (threadIdx.x < kStreamThreads) {
     RunHeads(a, first, blocks, count, shared);
@@ -196,15 +227,16 @@ __global__ void __launch_bounds__(kAllThreads, 1) StepStream(const __grid_consta
 
 class StreamPlan final : public Plan {
  public:
+  // With `plain`, for a state that is not at a multiple of 16 bytes, as the op; without it a permit comes behind m_out.
   StreamPlan(const Shape& shape, const Facts& facts, std::unique_ptr<Plan> plain)
       : s_(shape), multiprocessors_(facts.multiprocessors), plain_(std::move(plain)) {
-    workspace_bytes = plain_->workspace_bytes;
+    if (plain_ != nullptr) workspace_bytes = plain_->workspace_bytes;
     implementation = "streamed recurrence";
   }
 
   void Run(const Launch& launch) const override {
     const auto aligned = [&](int slot) { return reinterpret_cast<uintptr_t>(launch.args[slot].data) % 16 == 0; };
-    if (!aligned(kS) || !aligned(kSOut)) return plain_->Run(launch);
+    if (plain_ != nullptr && (!aligned(kS) || !aligned(kSOut))) return plain_->Run(launch);
     WithType(s_.dtype, [&](auto type) { Start<decltype(type)>(launch); });
   }
 
@@ -224,6 +256,7 @@ class StreamPlan final : public Plan {
                                   ViewOf<float>(args[kSOut]),
                                   ViewOf<float>(args[kZOut]),
                                   ViewOf<float>(args[kMOut]),
+                                  plain_ == nullptr ? static_cast<const int32_t*>(args[kPermit].data) : nullptr,
                                   static_cast<int>(s_.pairs()),
                                   static_cast<int>(s_.heads),
                                   static_cast<int>(s_.group()),
@@ -245,27 +278,30 @@ bool IsWhole(const xh_tensor& state, const Shape& s) {
   return state.dtype == XH_F32 && state.stride[2] == s.columns && state.stride[0] % 4 == 0 && state.stride[1] % 4 == 0;
 }
 
+bool Takes(const Shape& s, const Request& request) {
+  const bool sizes = (s.columns == 64 || s.columns == 128 || s.columns == 256) && s.features <= kStreamThreads &&
+                     s.features % 2 == 0 && s.features * s.columns <= kMostFloats;
+  // Fewer heads are no stream: a block would wait for its first.
+  const bool many = s.pairs() >= 4 * request.facts->multiprocessors && s.pairs() <= 1 << 30;
+  if (!request.facts->wgmma || !sizes || !many) return false;
+  for (const int slot : {kS, kZ, kM, kSOut, kZOut, kMOut}) {
+    if (!Present(request.args[slot])) return false;
+  }
+  if (!IsWhole(request.args[kS], s) || !IsWhole(request.args[kSOut], s)) return false;
+  return AllowShared(StepStream<bf16>, sizeof(StreamShared), *request.facts).code == 0 &&
+         AllowShared(StepStream<float>, sizeof(StreamShared), *request.facts).code == 0;
+}
+
 }  // namespace
 
 std::unique_ptr<Plan> MakeMlstmStepSm90(const Shape& s, const Request& request, std::unique_ptr<Plan> plain) {
-  const bool sizes = (s.columns == 64 || s.columns == 128 || s.columns == 256) && s.features <= kStreamThreads &&
-                     s.features * s.columns <= kMostFloats;
-  // Fewer heads are no stream: a block would wait for its first.
-  const bool many = s.pairs() >= 4 * request.facts->multiprocessors && s.pairs() <= 1 << 30;
-  if (!request.facts->wgmma || !sizes || !many) return plain;
-  for (const int slot : {kS, kZ, kM, kSOut, kZOut, kMOut}) {
-    if (!Present(request.args[slot])) return plain;
-  }
-  if (!IsWhole(request.args[kS], s) || !IsWhole(request.args[kSOut], s)) return plain;
-  for (auto kernel :
-       {reinterpret_cast<const void*>(StepStream<bf16>), reinterpret_cast<const void*>(StepStream<float>)}) {
-    constexpr int kBytes = sizeof(StreamShared);
-    if (kBytes > request.facts->shared_bytes ||
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes) != cudaSuccess) {
-      return plain;
-    }
-  }
+  if (!Takes(s, request)) return plain;
   return std::make_unique<StreamPlan>(s, *request.facts, std::move(plain));
+}
+
+std::unique_ptr<Plan> MakeMlstmStream(const Shape& s, const Request& request) {
+  if (!Takes(s, request)) return nullptr;
+  return std::make_unique<StreamPlan>(s, *request.facts, nullptr);
 }
 
 }  // namespace xh::gpu::mlstm

@@ -295,39 +295,53 @@ TEST(HybridStep, ManySequences) {
   CheckSteps({XH_F32, 16, 2, 64, 64, Map::kHedgehog, {20, 90}, 4, std::vector<int64_t>(40, 100), 3});
 }
 
+// 1,152 heads: a backend may take the op in parts then.
+Size ManyHeads(int64_t dim, int64_t columns, Map map) {
+  std::vector<int64_t> from(36);
+  for (size_t b = 0; b < from.size(); ++b) from[b] = static_cast<int64_t>(b) * 7 % 30;
+  return {XH_BF16, 32, 8, dim, columns, map, {3, 20, 9, 16, 20, 5, 17, 33}, 4, std::move(from), 2};
+}
+
+TEST(HybridStep, SoManySequencesThatTheirHeadsFillADevice) {
+  CheckSteps(ManyHeads(128, 64, Map::kHedgehog));
+  CheckSteps(ManyHeads(64, 64, Map::kSoftmax));
+  CheckSteps(ManyHeads(64, 128, Map::kHedgehog));
+}
+
 TEST(HybridStep, RawKeysAndQueriesAsFeatures) {
   for (xh_dtype dtype : {XH_F32, XH_BF16}) {
     CheckSteps({dtype, 4, 2, 64, 0, Map::kNone, {8, 8}, 1, {0, 20}, 12});
   }
 }
 
-// A valid call of small sizes, and its parameters.
-struct SmallCall {
-  SmallCall() : size{XH_F32, 4, 2, 64, 64, Map::kSoftmax, {8, 8}, 2, {0, 3}, 2} {
+// A valid call, and its parameters.
+struct ValidCall {
+  explicit ValidCall(Size s = {XH_F32, 4, 2, 64, 64, Map::kSoftmax, {8, 8}, 2, {0, 3}, 2}) : size(std::move(s)) {
     const Sequences sequences(size);
     args = sequences.Call(size.from);
     const std::vector<Arg> state = sequences.State(size.from);
     args.insert(args.end(), state.begin(), state.end());
-    args.push_back(Output(XH_F32, {2, 4, 1, 64}));
+    args.push_back(Output(size.dtype, {size.batch(), size.heads, 1, size.dim}));
   }
   Size size;
   std::vector<Arg> args;
 };
 
 TEST(HybridStep, PositionsPastTheTableAreRefusedAndNothingIsWritten) {
-  SmallCall call;
-  Op op(XH_OP_HYBRID_STEP, call.size.Params());
-  for (double position : {-1.0, 5.0}) {
-    std::vector<Arg> args = call.args;
-    args[kPosition] = Of(XH_I32, {2}, {0.0, position});
-    EXPECT_EQ(RunOrGap(op, XH_INFER, &args).code, XH_INVALID_ARGUMENT) << position;
-    EXPECT_EQ(args[kS].values, call.args[kS].values);
-    EXPECT_EQ(WithoutNan(args[kCacheK].values), WithoutNan(call.args[kCacheK].values));
+  for (const ValidCall& call : {ValidCall(), ValidCall(ManyHeads(64, 64, Map::kSoftmax))}) {
+    Op op(XH_OP_HYBRID_STEP, call.size.Params());
+    for (double position : {-1.0, static_cast<double>(call.size.tokens())}) {
+      std::vector<Arg> args = call.args;
+      args[kPosition].values.back() = position;
+      EXPECT_EQ(RunOrGap(op, XH_INFER, &args).code, XH_INVALID_ARGUMENT) << position;
+      EXPECT_EQ(args[kS].values, call.args[kS].values);
+      EXPECT_EQ(WithoutNan(args[kCacheK].values), WithoutNan(call.args[kCacheK].values));
+    }
   }
 }
 
 TEST(HybridStep, WrongArgumentsAreNamed) {
-  const SmallCall call;
+  const ValidCall call;
   const auto names = [&](const xh_hybrid_step_params& params, const std::vector<Arg>& args,
                          std::initializer_list<const char*> words) {
     const Outcome outcome = Op(XH_OP_HYBRID_STEP, params).Open(XH_INFER, args);
