@@ -1,6 +1,7 @@
-// One token of the mLSTM recurrence for many heads, on Hopper: the state streams through shared memory by bulk copies,
-// so that each multiprocessor has some halves of heads on their way in and one on its way out. A block goes through
-// heads; one barrier a half.
+// One token of the mLSTM recurrence for many heads, on Hopper: a block a head, whose state comes and goes by bulk
+// copies, in halves. Three blocks share a multiprocessor and hide each other's waiting. Blocks begin in the order of
+// memory, so that those under way sweep it together: heads that one block works through drift apart, which memory
+// answers slower.
 #include "backends/cuda/mlstm_token.cuh"
 #include "backends/cuda/sm90.cuh"
 
@@ -9,8 +10,8 @@ namespace {
 
 using namespace sm90;
 
-constexpr int kStreamThreads = 256, kSlots = 6, kMostFloats = 128 * 128;  // of a head's matrix
-constexpr int kAllThreads = kStreamThreads + 32;  // a warp more for gates, in double, and copies
+constexpr int kStreamThreads = 256, kStreamBlocks = 3;  // of a multiprocessor
+constexpr int kMostFloats = 128 * 128;                  // of a head's matrix
 constexpr int kWarps = kStreamThreads / 32;
 
 template <class T>
@@ -20,99 +21,60 @@ struct StreamArguments {
   View<T> h;
   View<float> s_out, z_out, m_out;
   const int32_t* permit;  // where it is 0 nothing is done; or NULL
-  int pairs, heads, group, features, columns;
+  int heads, group, features, columns;
   float scale;
   bool floored;
 };
 
 struct StreamShared {
-  float slots[kSlots][kMostFloats / 2];
-  float sums[2][kStreamThreads * 4];  // h before the division, a part a group of rows
-  float2 qk[2][kStreamThreads];       // q times scale, k
-  float values[2][kStreamThreads];
-  float dots[2][kWarps];  // parts of q.z
-  TokenGates gates[2];
-  uint64_t loaded[kSlots];
+  float matrix[kMostFloats];
+  float sums[kStreamThreads * 4];  // h before the division, a part a group of rows
+  float2 qk[kStreamThreads];       // q times scale, k
+  float values[kStreamThreads];
+  float dots[kWarps];  // parts of q.z
+  TokenGates gates;
+  uint64_t loaded[2];  // halves of the matrix
 };
 
-// What a thread fetches of a head before it is its turn, an entry of each vector: as it is, so that nothing waits for
-// it.
-template <class T>
-struct NextHead {
-  T q = FromFloat<T>(0.0f), k = FromFloat<T>(0.0f), v = FromFloat<T>(0.0f);
-  float z = 0.0f;
-
-  __device__ void Fetch(const StreamArguments<T>& a, int pair) {
-    const int b = pair / a.heads, head = pair % a.heads, thread = static_cast<int>(threadIdx.x);
-    if (thread < a.features) {
-      q = a.q.At(b, head)[thread];
-      k = a.k.At(b, head)[thread];
-      z = a.z.At(b, head)[thread];
-    }
-    if (thread < a.columns) v = a.v.At(b, head / a.group)[thread];
-  }
-  __device__ void Store(const StreamArguments<T>& a, int parity, StreamShared* shared) const {
-    shared->qk[parity][threadIdx.x] = make_float2(a.scale * ToFloat(q), ToFloat(k));
-    shared->values[parity][threadIdx.x] = ToFloat(v);
-  }
-};
-
-// One thread.
-template <class T>
-__device__ inline void StepGates(const StreamArguments<T>& a, int pair, int parity, StreamShared* shared) {
-  const int b = pair / a.heads, head = pair % a.heads;
-  const TokenGates gates = FindGates(*a.i.At(b, head), *a.f.At(b, head), static_cast<double>(*a.m.At(b, head)));
-  shared->gates[parity] = gates;
-  *a.m_out.At(b, head) = gates.m;
-}
-
-// Half of a head's rows, the upper or the lower.
+// Rows of a half of the matrix, the upper or the lower.
 struct Half {
-  int pair, which, slot;
+  int first, floats;
 
-  __device__ Half(int first, int blocks, int index)
-      : pair(first + index / 2 * blocks), which(index % 2), slot(index % kSlots) {}
+  template <class T>
+  __device__ Half(const StreamArguments<T>& a, int which)
+      : first(which * (a.features / 2) * a.columns), floats(a.features / 2 * a.columns) {}
+  __device__ uint32_t bytes() const { return static_cast<uint32_t>(floats) * 4; }
 };
 
 template <class T>
-__device__ inline void LoadHalf(const StreamArguments<T>& a, const Half& half, StreamShared* shared) {
-  const int floats = a.features / 2 * a.columns;
-  const uint32_t bytes = static_cast<uint32_t>(floats) * 4;
-  BarrierExpect(&shared->loaded[half.slot], bytes);
-  LoadBytes(shared->slots[half.slot], a.s.At(half.pair / a.heads, half.pair % a.heads) + half.which * floats, bytes,
-            &shared->loaded[half.slot]);
-}
-
-template <class T>
-__device__ inline void StoreHalf(const StreamArguments<T>& a, const Half& half, StreamShared* shared) {
-  const int floats = a.features / 2 * a.columns;
-  StoreBytes(a.s_out.At(half.pair / a.heads, half.pair % a.heads) + half.which * floats, shared->slots[half.slot],
-             static_cast<uint32_t>(floats) * 4);
-  StoreCommit();
+__device__ inline void LoadHalf(const StreamArguments<T>& a, int b, int head, int which, StreamShared* shared) {
+  const Half half(a, which);
+  BarrierExpect(&shared->loaded[which], half.bytes());
+  LoadBytes(shared->matrix + half.first, a.s.At(b, head) + half.first, half.bytes(), &shared->loaded[which]);
 }
 
 // z of this token, and this warp's part of q.z.
 template <class T>
-__device__ inline void StepVector(const StreamArguments<T>& a, int pair, int parity, float z_before,
-                                  const TokenGates& gates, StreamShared* shared) {
+__device__ inline void StepVector(const StreamArguments<T>& a, int b, int head, float z_before, const TokenGates& gates,
+                                  StreamShared* shared) {
   const int thread = static_cast<int>(threadIdx.x);
-  const float2 qk = shared->qk[parity][thread];
+  const float2 qk = shared->qk[thread];
   const float z = fmaf(gates.decay, z_before, gates.keep * qk.y);
-  if (thread < a.features) a.z_out.At(pair / a.heads, pair % a.heads)[thread] = z;
+  if (thread < a.features) a.z_out.At(b, head)[thread] = z;
   const float dot = WarpSum(thread < a.features ? qk.x * z : 0.0f);
-  if (thread % 32 == 0) shared->dots[parity][thread / 32] = dot;
+  if (thread % 32 == 0) shared->dots[thread / 32] = dot;
 }
 
-// Half of the matrix in its slot; 4 columns a thread, rows group, group + groups, ...
+// Half of the matrix; 4 columns a thread, rows group, group + groups, ...
 template <class T>
-__device__ inline void StepMatrix(const StreamArguments<T>& a, const Half& half, int parity, const TokenGates& gates,
-                                  StreamShared* shared, float4* total) {
+__device__ inline void StepMatrix(const StreamArguments<T>& a, int which, const TokenGates& gates, StreamShared* shared,
+                                  float4* total) {
   const int lanes = a.columns / 4, lane = static_cast<int>(threadIdx.x) % lanes, rows = a.features / 2;
   const int group = static_cast<int>(threadIdx.x) / lanes, groups = kStreamThreads / lanes;
-  const float4 v = reinterpret_cast<const float4*>(shared->values[parity])[lane];
+  const float4 v = reinterpret_cast<const float4*>(shared->values)[lane];
   const float in[4] = {gates.keep * v.x, gates.keep * v.y, gates.keep * v.z, gates.keep * v.w};
-  const float2* const rows_qk = shared->qk[parity] + half.which * rows;
-  float4* const matrix = reinterpret_cast<float4*>(shared->slots[half.slot]) + lane;
+  const float2* const rows_qk = shared->qk + which * rows;
+  float4* const matrix = reinterpret_cast<float4*>(shared->matrix + Half(a, which).first) + lane;
 #pragma unroll 8
   for (int row = group; row < rows; row += groups) {
     const float2 qk = rows_qk[row];
@@ -130,106 +92,71 @@ __device__ inline void StepMatrix(const StreamArguments<T>& a, const Half& half,
 }
 
 template <class T>
-__device__ inline void WriteOut(const StreamArguments<T>& a, int pair, int parity, const TokenGates& gates,
+__device__ inline void WriteOut(const StreamArguments<T>& a, int b, int head, const TokenGates& gates,
                                 const StreamShared& shared) {
   const int column = static_cast<int>(threadIdx.x);
   if (column >= a.columns) return;
   float dot = 0.0f, sum = 0.0f;
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) dot += shared.dots[parity][w];
-  for (int at = column; at < kStreamThreads * 4; at += a.columns) sum += shared.sums[parity][at];
+  for (int w = 0; w < kWarps; ++w) dot += shared.dots[w];
+  for (int at = column; at < kStreamThreads * 4; at += a.columns) sum += shared.sums[at];
   float divisor = dot;
   if (a.floored) divisor = fabsf(dot) < gates.floor ? gates.floor : fabsf(dot);  // NaN stays
-  a.h.At(pair / a.heads, pair % a.heads)[column] = FromFloat<T>(sum / divisor);
-}
-
-// The last warp's first thread: gates of the next head while the others work on this one, then each half's way out and
-// the way in of the half that takes its place.
-template <class T>
-__device__ inline void RunCopies(const StreamArguments<T>& a, int first, int blocks, int count, StreamShared* shared) {
-  const bool leader = threadIdx.x == kStreamThreads;
-  if (leader) StepGates(a, first, 0, shared);
-  __syncwarp();
-  __syncthreads();
-  for (int index = 0; index < 2 * count; ++index) {
-    const Half half(first, blocks, index);
-    if (leader && half.which == 0 && index / 2 + 1 < count) {
-      StepGates(a, half.pair + blocks, (index / 2 + 1) % 2, shared);
-    }
-    __syncwarp();
-    __syncthreads();
-    if (leader) {
-      StoreHalf(a, half, shared);
-      if (index + kSlots - 1 < 2 * count) {
-        StoreWaitRead<1>();  // the half before has left its slot
-        LoadHalf(a, Half(first, blocks, index + kSlots - 1), shared);
-      }
-    }
-    __syncwarp();
-  }
-  if (leader) StoreWait();
+  a.h.At(b, head)[column] = FromFloat<T>(sum / divisor);
 }
 
 template <class T>
-__device__ inline void RunHeads(const StreamArguments<T>& a, int first, int blocks, int count, StreamShared* shared) {
-  NextHead<T> next;
-  next.Fetch(a, first);
-  next.Store(a, 0, shared);
-  __syncthreads();
-  for (int head = 0; head < count; ++head) {
-    const int pair = first + head * blocks, parity = head % 2;
-    const bool more = head + 1 < count;
-    const float z_before = next.z;
-    if (more) next.Fetch(a, pair + blocks);
-    const TokenGates gates = shared->gates[parity];
-    StepVector(a, pair, parity, z_before, gates, shared);
-    float4 total = {0.0f, 0.0f, 0.0f, 0.0f};
-#pragma unroll
-    for (int which = 0; which < 2; ++which) {
-      const Half half(first, blocks, 2 * head + which);
-      BarrierWait(&shared->loaded[half.slot], (2 * head + which) / kSlots % 2);
-      StepMatrix(a, half, parity, gates, shared, &total);
-      if (which == 1) {
-        reinterpret_cast<float4*>(shared->sums[parity])[threadIdx.x] = total;
-        if (more) next.Store(a, 1 - parity, shared);
-      }
-      FenceForAsync();
-      __syncthreads();
-    }
-    WriteOut(a, pair, parity, gates, *shared);
-  }
-}
-
-template <class T>
-__global__ void __launch_bounds__(kAllThreads, 1) StepStream(const __grid_constant__ StreamArguments<T> a) {
+__global__ void __launch_bounds__(kStreamThreads, kStreamBlocks)
+    StepStream(const __grid_constant__ StreamArguments<T> a) {
   extern __shared__ __align__(128) char memory[];
   StreamShared* const shared = reinterpret_cast<StreamShared*>(memory);
-  const int blocks = static_cast<int>(gridDim.x), first = static_cast<int>(blockIdx.x);
-  const int count = (a.pairs - first + blocks - 1) / blocks;
-  LetNextBegin();
-  WaitForEarlier();
-  if (threadIdx.x == kStreamThreads) {
-    for (int slot = 0; slot < kSlots; ++slot) BarrierInit(&shared->loaded[slot], 1);
+  const int thread = static_cast<int>(threadIdx.x);
+  const bool leader = thread == 0;
+  const int b = static_cast<int>(blockIdx.x) / a.heads, head = static_cast<int>(blockIdx.x) % a.heads;
+  if (leader) {
+    for (uint64_t& barrier : shared->loaded) BarrierInit(&barrier, 1);
     BarrierInitFence();
-    for (int i = 0; i < kSlots - 1 && i < 2 * count; ++i) LoadHalf(a, Half(first, blocks, i), shared);
   }
-  if (a.permit != nullptr && *a.permit == 0) {
-    if (threadIdx.x != kStreamThreads) return;
-    for (int i = 0; i < kSlots - 1 && i < 2 * count; ++i) BarrierWait(&shared->loaded[i], 0);
-    return;
+  WaitForEarlier();
+  if (a.permit != nullptr && *a.permit == 0) return;
+  if (leader) {
+    for (int which = 0; which < 2; ++which) LoadHalf(a, b, head, which, shared);
   }
-  if (threadIdx.x < kStreamThreads) {
-    RunHeads(a, first, blocks, count, shared);
-  } else {
-    RunCopies(a, first, blocks, count, shared);
+  if (thread == kStreamThreads - 1) {
+    shared->gates = FindGates(*a.i.At(b, head), *a.f.At(b, head), static_cast<double>(*a.m.At(b, head)));
+    *a.m_out.At(b, head) = shared->gates.m;
   }
+  float z = 0.0f;
+  if (thread < a.features) {
+    z = a.z.At(b, head)[thread];
+    shared->qk[thread] = make_float2(a.scale * ToFloat(a.q.At(b, head)[thread]), ToFloat(a.k.At(b, head)[thread]));
+  }
+  if (thread < a.columns) shared->values[thread] = ToFloat(a.v.At(b, head / a.group)[thread]);
+  __syncthreads();
+  const TokenGates gates = shared->gates;
+  StepVector(a, b, head, z, gates, shared);
+  float4 total = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll
+  for (int which = 0; which < 2; ++which) {
+    BarrierWait(&shared->loaded[which], 0);
+    StepMatrix(a, which, gates, shared, &total);
+    if (which == 1) reinterpret_cast<float4*>(shared->sums)[thread] = total;
+    FenceForAsync();
+    __syncthreads();
+    if (!leader) continue;
+    const Half half(a, which);
+    StoreBytes(a.s_out.At(b, head) + half.first, shared->matrix + half.first, half.bytes());
+    StoreCommit();
+  }
+  LetNextBegin();  // not earlier: its blocks would take the room of heads that have not begun
+  WriteOut(a, b, head, gates, *shared);
+  if (leader) StoreWaitRead<0>();  // shared memory lasts until then
 }
 
 class StreamPlan final : public Plan {
  public:
   // With `plain`, for a state that is not at a multiple of 16 bytes, as the op; without it a permit comes behind m_out.
-  StreamPlan(const Shape& shape, const Facts& facts, std::unique_ptr<Plan> plain)
-      : s_(shape), multiprocessors_(facts.multiprocessors), plain_(std::move(plain)) {
+  StreamPlan(const Shape& shape, std::unique_ptr<Plan> plain) : s_(shape), plain_(std::move(plain)) {
     if (plain_ != nullptr) workspace_bytes = plain_->workspace_bytes;
     implementation = "streamed recurrence";
   }
@@ -257,19 +184,16 @@ class StreamPlan final : public Plan {
                                   ViewOf<float>(args[kZOut]),
                                   ViewOf<float>(args[kMOut]),
                                   plain_ == nullptr ? static_cast<const int32_t*>(args[kPermit].data) : nullptr,
-                                  static_cast<int>(s_.pairs()),
                                   static_cast<int>(s_.heads),
                                   static_cast<int>(s_.group()),
                                   static_cast<int>(s_.features),
                                   static_cast<int>(s_.columns),
                                   s_.scale,
                                   s_.floored};
-    const unsigned blocks = static_cast<unsigned>(std::min<int64_t>(s_.pairs(), multiprocessors_));
-    LaunchEarly(launch, StepStream<T>, blocks, kAllThreads, sizeof(StreamShared), a);
+    LaunchEarly(launch, StepStream<T>, static_cast<unsigned>(s_.pairs()), kStreamThreads, sizeof(StreamShared), a);
   }
 
   Shape s_;
-  int multiprocessors_;
   std::unique_ptr<Plan> plain_;
 };
 
@@ -281,7 +205,7 @@ bool IsWhole(const xh_tensor& state, const Shape& s) {
 bool Takes(const Shape& s, const Request& request) {
   const bool sizes = (s.columns == 64 || s.columns == 128 || s.columns == 256) && s.features <= kStreamThreads &&
                      s.features % 2 == 0 && s.features * s.columns <= kMostFloats;
-  // Fewer heads are no stream: a block would wait for its first.
+  // With fewer heads there is nothing for a block to hide behind.
   const bool many = s.pairs() >= 4 * request.facts->multiprocessors && s.pairs() <= 1 << 30;
   if (!request.facts->wgmma || !sizes || !many) return false;
   for (const int slot : {kS, kZ, kM, kSOut, kZOut, kMOut}) {
@@ -296,12 +220,12 @@ bool Takes(const Shape& s, const Request& request) {
 
 std::unique_ptr<Plan> MakeMlstmStepSm90(const Shape& s, const Request& request, std::unique_ptr<Plan> plain) {
   if (!Takes(s, request)) return plain;
-  return std::make_unique<StreamPlan>(s, *request.facts, std::move(plain));
+  return std::make_unique<StreamPlan>(s, std::move(plain));
 }
 
 std::unique_ptr<Plan> MakeMlstmStream(const Shape& s, const Request& request) {
   if (!Takes(s, request)) return nullptr;
-  return std::make_unique<StreamPlan>(s, *request.facts, nullptr);
+  return std::make_unique<StreamPlan>(s, nullptr);
 }
 
 }  // namespace xh::gpu::mlstm
