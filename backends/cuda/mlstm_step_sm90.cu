@@ -117,6 +117,7 @@ __global__ void __launch_bounds__(kStreamThreads, kStreamBlocks)
     for (uint64_t& barrier : shared->loaded) BarrierInit(&barrier, 1);
     BarrierInitFence();
   }
+  __syncthreads();
   WaitForEarlier();
   if (a.permit != nullptr && *a.permit == 0) return;
   if (leader) {

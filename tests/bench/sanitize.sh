@@ -22,8 +22,9 @@ case $tool in
 esac
 options=${XH_SANITIZE_OPTIONS-$options}
 # What takes longest under a tool comes first, each in a process of its own.
-slow=(MlstmGradient DocumentMlstm Matmul Sizes/MlstmDims DocumentAttention AttentionGradient MlstmState Sizes/AttentionDims
-  Sizes/AttentionSizes Sizes/MlstmCuts Steps/AttentionCuts Sizes/DocumentAttentionSizes HeadGate SelectHeads FeatureMap DistillLoss)
+slow=(HybridStep Sizes/MlstmCuts MlstmState MlstmLength Composite DocumentMlstm DocumentAttention Leaks Matmul MlstmGradient
+  Sizes/AttentionDims AttentionCache DistillLoss Sizes/MlstmDims AttentionGradient Sizes/AttentionSizes Steps/AttentionCuts
+  Sizes/DocumentAttentionSizes HeadGate SelectHeads FeatureMap Cast)
 
 # Lines of tests for one process each, slow ones first.
 groups() {
@@ -63,6 +64,7 @@ nl -ba -w4 -s' ' "$out/groups" | xargs -P "$jobs" -L 1 bash -c 'group "$@"' grou
 cat "$out"/*.tests >"$out/tests.tsv"
 total=$(wc -l <"$out/all") run=$(wc -l <"$out/tests.tsv") clean=$(awk -F'\t' '$3 == 1' "$out/tests.tsv" | wc -l)
 awk -F'\t' '$3 != 1 { print "NOT CLEAN " $1 }' "$out/tests.tsv"
+grep -hE '^=+ (Error|Warning|Program|Internal)' "$out"/*.[0-9]* | sort | uniq -c | sort -rn | head -20 || true
 cut -f1 "$out/tests.tsv" | sort | comm -13 - <(sort "$out/all") | sed 's/^/NOT FINISHED /'
 printf '%s: %d of %d tests run, %d clean, %d not finished, %d s\n' "$tool" "$run" "$total" "$clean" $((total - run)) \
   $((EPOCHSECONDS - started))
