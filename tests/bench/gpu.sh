@@ -20,7 +20,7 @@ student=(--window 512 --sinks 4 --feature-map hedgehog --features 64) # mLSTM he
 
 bench() {
   "$build/bin/xhybrid" --device cuda bench --made-up-weights --dtype bf16 "${student[@]}" "$@" | tee "$out/bench"
-  awk -F'  +' -v shape="${1##*/}" '$2 ~ /^[0-9]+$/ { print shape ", " $1 "\t" $2 "\ttokens/s\t-" }' "$out/bench" >>"$XH_FIGURES"
+  awk -F'  +' -v shape="${1##*/}" '$2 ~ /^[0-9]+$/ && $3 ~ /\/s$/ { print shape ", " $1 "\t" $2 "\ttokens/s\t-" }' "$out/bench" >>"$XH_FIGURES"
 }
 
 # device_test NAME...: tests that the cpu backend passes everywhere, on the GPU.

@@ -22,9 +22,9 @@ case $tool in
 esac
 options=${XH_SANITIZE_OPTIONS-$options}
 # What takes longest under a tool comes first, each in a process of its own.
-slow=(HybridStep Sizes/MlstmCuts MlstmState MlstmLength Composite DocumentMlstm DocumentAttention Leaks Matmul MlstmGradient
-  Sizes/AttentionDims AttentionCache DistillLoss Sizes/MlstmDims AttentionGradient Sizes/AttentionSizes Steps/AttentionCuts
-  Sizes/DocumentAttentionSizes HeadGate SelectHeads FeatureMap Cast)
+slow=(HybridStep Sizes/HybridStepGroups Sizes/PackedAttention Sizes/MlstmCuts MlstmState MlstmLength Composite DocumentMlstm
+  DocumentAttention Leaks Matmul MlstmGradient Sizes/AttentionDims AttentionCache DistillLoss Sizes/MlstmDims AttentionGradient
+  Sizes/AttentionSizes Steps/AttentionCuts Sizes/DocumentAttentionSizes HeadGate SelectHeads FeatureMap Cast)
 
 # Lines of tests for one process each, slow ones first.
 groups() {

@@ -58,40 +58,45 @@ TEST(DocumentAttention, BfloatActivationsInTokenMajorLayout) {
 }
 
 // Forward and backward of a packed row against those of its documents run alone.
-TEST(DocumentAttention, PackedEqualsAlone) {
-  for (const std::vector<int64_t>& lengths :
-       Rows{{300}, {64, 64, 128, 44}, {1, 63, 1, 1, 150, 84}, {100, 100, 100}, {299, 1}, {30, 5, 7, 200, 58}}) {
-    for (xh_dtype dtype : {XH_F32, XH_BF16}) {
-      AttentionSize s = {1, 6, 3, 300, 16, {0, 40, 7}, 3};
-      std::vector<Arg> inputs = AttentionInputs(s, dtype);
-      inputs[kStart] = StartsOf({lengths});
-      const Arg d_out = Random(dtype, inputs[0].shape, 9);
-      Arg out = inputs[0];
-      out.values = RunAttention(s, XH_INFER, inputs);
-      const std::vector<Doubles> gradients = AttentionGradients(s, inputs, d_out);
-      int64_t from = 0;
-      for (int64_t length : lengths) {
-        const int64_t to = from + length;
-        s.tokens = length;
-        std::vector<Arg> alone;
-        for (size_t i = 0; i < 3; ++i) alone.push_back(Tokens(inputs[i], from, to));
-        alone.resize(7);
-        const std::string where = "document at " + std::to_string(from);
-        const double tolerance = dtype == XH_F32 ? 1e-5 : 1e-2;
-        EXPECT_LE(RelativeError(Tokens(out, from, to).values, RunAttention(s, XH_FORWARD, alone)), tolerance) << where;
-        const std::vector<Doubles> expected = AttentionGradients(s, alone, Tokens(d_out, from, to));
-        for (size_t i = 0; i < 3; ++i) {
-          Arg gradient = inputs[i];
-          gradient.values = gradients[i];
-          if (length == 1 && i != 2) continue;  // one token sees itself, whatever q and k are
-          EXPECT_LE(RelativeError(Tokens(gradient, from, to).values, expected[i]), 10 * tolerance)
-              << where << ", gradient of input " << i;
-        }
-        from = to;
+class PackedAttention : public testing::TestWithParam<std::vector<int64_t>> {};
+
+TEST_P(PackedAttention, EqualsItsDocumentsAlone) {
+  const std::vector<int64_t>& lengths = GetParam();
+  for (xh_dtype dtype : {XH_F32, XH_BF16}) {
+    AttentionSize s = {1, 6, 3, 300, 16, {0, 40, 7}, 3};
+    std::vector<Arg> inputs = AttentionInputs(s, dtype);
+    inputs[kStart] = StartsOf({lengths});
+    const Arg d_out = Random(dtype, inputs[0].shape, 9);
+    Arg out = inputs[0];
+    out.values = RunAttention(s, XH_INFER, inputs);
+    const std::vector<Doubles> gradients = AttentionGradients(s, inputs, d_out);
+    int64_t from = 0;
+    for (int64_t length : lengths) {
+      const int64_t to = from + length;
+      s.tokens = length;
+      std::vector<Arg> alone;
+      for (size_t i = 0; i < 3; ++i) alone.push_back(Tokens(inputs[i], from, to));
+      alone.resize(7);
+      const std::string where = "document at " + std::to_string(from);
+      const double tolerance = dtype == XH_F32 ? 1e-5 : 1e-2;
+      EXPECT_LE(RelativeError(Tokens(out, from, to).values, RunAttention(s, XH_FORWARD, alone)), tolerance) << where;
+      const std::vector<Doubles> expected = AttentionGradients(s, alone, Tokens(d_out, from, to));
+      for (size_t i = 0; i < 3; ++i) {
+        Arg gradient = inputs[i];
+        gradient.values = gradients[i];
+        if (length == 1 && i != 2) continue;  // one token sees itself, whatever q and k are
+        EXPECT_LE(RelativeError(Tokens(gradient, from, to).values, expected[i]), 10 * tolerance)
+            << where << ", gradient of input " << i;
       }
+      from = to;
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(
+    Sizes, PackedAttention,
+    testing::ValuesIn(Rows{
+        {300}, {64, 64, 128, 44}, {1, 63, 1, 1, 150, 84}, {100, 100, 100}, {299, 1}, {30, 5, 7, 200, 58}}));
 
 TEST(DocumentAttention, NothingFlowsAcrossABorder) {
   const AttentionSize s = {1, 4, 2, 150, 8, {0, 20}, 3};
