@@ -119,8 +119,8 @@ class ExportJob : public Job {
       XH_RETURN_IF_ERROR(WriteTensor(source_.tensors[next_], tensors_[next_]));
       *event = {{"kind", "tensor"},
                 {"name", tensors_[next_].name},
-                {"index", next_},
-                {"count", tensors_.size()},
+                {"done", next_ + 1},
+                {"total", tensors_.size()},
                 {"bytes", tensors_[next_].bytes}};
       ++next_;
       return false;

@@ -11,7 +11,7 @@ namespace xh {
 extern const char kExportSchema[];
 
 // Checks the recipe, the model and the files that travel with it before anything is written. Then each Next writes one
-// tensor: {"kind": "tensor", "name", "index", "count", "bytes"}, where the largest tensor bounds the memory, and the
+// tensor: {"kind": "tensor", "name", "done", "total", "bytes"}, where the largest tensor bounds the memory, and the
 // last one adds the small files and makes the directory visible: {"kind": "saved", "path"}; with dry_run there is one
 // event, {"kind": "checked"}. A cancelled or failed export leaves nothing behind.
 //

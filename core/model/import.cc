@@ -94,8 +94,8 @@ class ImportJob : public Job {
     bytes_ += bytes;
     *event = {{"kind", "tensor"},
               {"name", tensor.name},
-              {"index", next_},
-              {"count", source_.tensors.size()},
+              {"done", next_ + 1},
+              {"total", source_.tensors.size()},
               {"bytes", bytes}};
     return absl::OkStatus();
   }

@@ -110,6 +110,8 @@ TEST(Import, MakesACheckpointThatLoadsAsTheSameModel) {
     EXPECT_EQ((*events)[0]["kind"], "tensor");
     EXPECT_EQ((*events)[0]["name"], "model.embed_tokens.weight");
     EXPECT_EQ((*events)[0]["bytes"], 160 * 64 * 4);
+    EXPECT_EQ((*events)[0]["done"], 1);
+    EXPECT_EQ((*events)[0]["total"], teacher->weights.size());
     EXPECT_EQ(events->back()["kind"], "saved");
     EXPECT_EQ(result["parameters"], teacher->Describe()["parameters"]);
     EXPECT_EQ(result["bytes"], teacher->Describe()["weight_bytes"]);

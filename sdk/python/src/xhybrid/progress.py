@@ -24,12 +24,10 @@ def _new_bar(kind: str) -> Any:
 
 
 def _amount(event: dict[str, Any]) -> tuple[int, int] | None:
-    """(done, total): of all steps of a distillation, of the tensors of a model, else of what the job counts."""
+    """(done, total): of all steps of a distillation, else of what the job counts."""
     for done, total in (("total_step", "total_steps"), ("done", "total")):
         if isinstance(event.get(done), int) and isinstance(event.get(total), int):
             return event[done], event[total]
-    if isinstance(event.get("index"), int) and isinstance(event.get("count"), int):
-        return event["index"] + 1, event["count"]
     return None
 
 
