@@ -1,5 +1,7 @@
 // xhybrid.hpp at work, on the teacher of the examples and on the plugins of this build.
+#include <cstdio>
 #include <string>
+#include <thread>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -63,6 +65,40 @@ TEST_F(CxxTest, AnOptionOfTheWrongKindIsRefusedByName) {
     EXPECT_EQ(error.code(), XH_INVALID_ARGUMENT);
     EXPECT_THAT(error.what(), HasSubstr("capacity"));
   }
+}
+
+TEST_F(CxxTest, ADtypeThatIsNoneIsRefusedByName) {
+  try {
+    runtime_->load(kTeacher, {{"dtype", "f12"}});
+    FAIL() << "a model was loaded as f12";
+  } catch (const xh::Error& error) {
+    EXPECT_EQ(error.code(), XH_INVALID_ARGUMENT);
+    EXPECT_THAT(error.what(), HasSubstr("f12"));
+  }
+}
+
+TEST_F(CxxTest, AnIdOutsideTheVocabularyIsRefused) {
+  const auto vocab = static_cast<int32_t>(model_->vocab_size());
+  EXPECT_THROW(model_->forward({vocab}), xh::Error);
+  xh::Session session = model_->session();
+  EXPECT_THROW(session.feed({1, vocab}), xh::Error);
+  EXPECT_EQ(session.position(), 0);
+}
+
+TEST_F(CxxTest, AModelOutlivesItsRuntime) {
+  std::string first;
+  {
+    xh::Runtime runtime;
+    xh::Model model = runtime.load(kTeacher, {{"dtype", "f32"}});
+    xh::Session session = model.session();
+    { const xh::Runtime closed = std::move(runtime); }
+    session.feed(Question());
+    first = session.next().piece;
+    EXPECT_THROW(runtime.load(kTeacher), xh::Error);  // NOLINT(bugprone-use-after-move): that is what is tested
+  }
+  xh::Session session = model_->session();
+  session.feed(Question());
+  EXPECT_EQ(first, session.next().piece);
 }
 
 TEST_F(CxxTest, TheRuntimeListsItsPlugins) {
@@ -139,6 +175,38 @@ TEST_F(CxxTest, ABatchWritesWhatTheSessionWould) {
   }
   EXPECT_EQ(answer, session.generate());
   EXPECT_EQ(batch.next()[1].id, -1);  // it left its slot
+}
+
+TEST_F(CxxTest, ACancelledJobSaysSoAndLeavesNothing) {
+  const std::string output = ::testing::TempDir() + "cancelled.xhy";
+  xh::Job job =
+      runtime_->job("import", R"({"model": ")" + std::string(kTeacher) + R"(", "output": ")" + output + R"("})");
+  std::string event;
+  EXPECT_TRUE(job.next(&event));
+  job.cancel();
+  try {
+    job.run();
+    FAIL() << "a cancelled job went on";
+  } catch (const xh::Error& error) {
+    EXPECT_EQ(error.code(), XH_CANCELLED);
+  }
+  EXPECT_EQ(std::fopen((output + "/manifest.json").c_str(), "r"), nullptr);
+}
+
+TEST_F(CxxTest, EightThreadsWithASessionEachHearTheSame) {
+  const std::vector<int32_t> question = Question();
+  std::vector<std::string> answers(8);
+  std::vector<std::thread> threads;
+  for (std::string& answer : answers) {
+    threads.emplace_back([&] {
+      xh::Session session = model_->session();
+      session.feed(question);
+      answer = session.generate();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_THAT(answers, ::testing::Each(answers[0]));
+  EXPECT_THAT(answers[0], HasSubstr("35"));
 }
 
 TEST_F(CxxTest, AJobOfAnUnknownKindIsRefused) { EXPECT_THROW(runtime_->job("dance", "{}"), xh::Error); }
