@@ -88,7 +88,10 @@ class Gates {
  public:
   __device__ Gates(const PrepareArgs& a, const Rows& at) {  // constants alone
 #pragma unroll
-    for (int part = 0; part < 3; ++part) LoadPack<bf16, kEach>(a.w.At(at.head) + part * kD + Column(), weight_[part]);
+    for (int part = 0; part < 3; ++part) {
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) weight_[part][e] = ToFloat(a.w.At(at.head)[part * kD + Column() + e]);
+    }
     bias_ = ToFloat(*a.bias.At(at.head));
   }
   __device__ void Put(const PrepareArgs& a, const Rows& at) const {
@@ -294,6 +297,7 @@ std::unique_ptr<Plan> OpenAttention(const Request& request, const ManySizes& s, 
 std::unique_ptr<Plan> OpenMany(const Request& request, const ManySizes& s, const xh_hybrid_step_params& params) {
   const bool maps = (s.map_columns == 64 || s.map_columns == 128) && s.dim * s.map_columns <= kMostMapElements;
   if (request.args[kQ].dtype != XH_BF16 || (s.dim != 64 && s.dim != 128) || !maps) return nullptr;
+  if (s.kv_heads > attention::kMostKvHeads) return nullptr;
   std::unique_ptr<Plan> mlstm = OpenMlstm(request, s, params), attention = OpenAttention(request, s, params);
   if (mlstm == nullptr || attention == nullptr) return nullptr;
   return std::make_unique<ManyPlan>(s, std::move(mlstm), std::move(attention));
