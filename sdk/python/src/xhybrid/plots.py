@@ -139,11 +139,15 @@ def alignment_by_layer(steps: Steps) -> Figure:
             linewidth=1.8 if len(layers) <= 12 else 0.8,
             label=layer,
         )
-    curves.set(xlabel="step", ylabel="relative loss", title="over the steps")
+    curves.set(xlabel="step", ylabel="relative loss")
     _log_scale(curves)
     curves.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(layers) <= 12:
-        curves.legend(title="layer", ncols=2 if len(layers) > 4 else 1, fontsize=8.5)
+        rows_of_legend = (len(layers) + 5) // 6
+        curves.set_title("over the steps, by layer", pad=8 + 15 * rows_of_legend)  # the legend lies between
+        curves.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(6, len(layers)), fontsize=8.5)
+    else:
+        curves.set_title("over the steps")
     bars.barh(range(len(layers)), ends, color=colors)
     bars.set(xlabel="relative loss", ylabel="layer", title=f"mean of the last {len(last)} steps")
     _number_rows(bars, layers)
