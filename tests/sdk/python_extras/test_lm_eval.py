@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 import subprocess
 import sys
 from importlib import metadata
@@ -204,13 +205,29 @@ def test_a_rolling_loglikelihood_is_the_perplexity_of_the_library(teacher):
     assert math.exp(-found / tokens) == pytest.approx(ours["perplexity"], rel=1e-9)
 
 
-# Most of its time the harness reads its own thousands of tasks.
-def test_the_program_takes_the_arguments_of_the_harness(teacher, tmp_path):
-    command = [sys.executable, "-m", "xhybrid.lm_eval", "--model", "xhybrid", "--model_args", f"path={teacher}"]
-    command += ["--include_path", "tasks", "--tasks", "local_arc_easy", "--limit", "2", "--batch_size", "auto"]
-    command += ["--device", "cpu", "--output_path", str(tmp_path)]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=900)
+@pytest.fixture
+def installed():
+    command = [sys.executable, "-m", "xhybrid.lm_eval"]
+    written = subprocess.run([*command, "--install"], check=True, capture_output=True, text=True).stdout.split()
+    yield pathlib.Path(sys.executable).with_name("lm_eval")
+    subprocess.run([*command, "--uninstall"], check=True)
+    assert not any(pathlib.Path(path).exists() for path in written)
+
+
+def evaluates(program, teacher, place):
+    command = [*program, "--model", "xhybrid", "--model_args", f"path={teacher}", "--include_path", "tasks"]
+    command += ["--tasks", "local_arc_easy", "--limit", "2", "--batch_size", "auto", "--device", "cpu"]
+    ended = subprocess.run([*command, "--output_path", place], check=False, capture_output=True, text=True, timeout=900)
     assert ended.returncode == 0, ended.stderr
     assert "|local_arc_easy|" in ended.stdout
-    (written,) = tmp_path.rglob("results_*.json")
+    (written,) = place.rglob("results_*.json")
     assert json.loads(written.read_text())["config"]["model_num_parameters"] == 3148224
+
+
+# Most of its time the harness reads its own thousands of tasks.
+def test_the_module_takes_the_arguments_of_the_harness(teacher, tmp_path):
+    evaluates([sys.executable, "-m", "xhybrid.lm_eval"], teacher, tmp_path)
+
+
+def test_the_program_of_the_harness_finds_the_model(installed, teacher, tmp_path):
+    evaluates([installed], teacher, tmp_path)

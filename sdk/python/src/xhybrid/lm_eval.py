@@ -1,10 +1,11 @@
 """Models of this library in EleutherAI's lm-evaluation-harness (``pip install 'xhybrid[lm-eval]'``)::
 
-    lm_eval --model xhybrid --model_args path=student.xhy --tasks arc_easy              # harness after 0.4.13
-    python -m xhybrid.lm_eval --model xhybrid --model_args path=student.xhy --tasks arc_easy
+    python -m xhybrid.lm_eval --install   # once an environment, up to harness 0.4.13
+    lm_eval --model xhybrid --model_args path=student.xhy --tasks arc_easy
 
 Harnesses after 0.4.13 find the class by its entry point (group ``lm_eval.models``). Older ones know the models of their
-own source alone; the second line is their program with this one added, and takes the same arguments.
+own source alone: ``--install`` writes a file that Python reads when it starts, by which their program finds this one too
+(``--uninstall`` takes it away), and ``python -m xhybrid.lm_eval`` is their program with this model and needs no file.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +27,7 @@ except ImportError as error:  # pragma: no cover
     raise ImportError("this module needs the evaluation harness: pip install 'xhybrid[lm-eval]'") from error
 from tqdm import tqdm
 
+from . import _harness_hook
 from .model import Model
 from .runtime import Runtime
 from .session import Session
@@ -248,7 +251,13 @@ def _allowed() -> str:
 
 
 def main() -> None:
-    """The harness's own program."""
+    """The harness's own program; with ``--install`` or ``--uninstall`` alone what makes ``lm_eval`` know this model."""
+    changes = {("--install",): _harness_hook.install, ("--uninstall",): _harness_hook.uninstall}
+    change = changes.get(tuple(sys.argv[1:]))
+    if change is not None:
+        for path in change():
+            print(path)
+        return
     from lm_eval.__main__ import cli_evaluate
 
     cli_evaluate()
