@@ -432,9 +432,9 @@ class ForwardPlan final : public Plan {
       sink_k = SinksOf(launch, staged_.sink_keys, k);
       sink_v = SinksOf(launch, staged_.sink_values, v);
     }
-    const ForwardMaps maps = {MakeTensorMap(launch.args[kQ], kRows), MakeTensorMap(k, kKeys),
-                              MakeTensorMap(v, kKeys),               MakeTensorMap(launch.args[kO], kRows),
-                              MakeTensorMap(sink_k, kSinkRows),      MakeTensorMap(sink_v, kSinkRows)};
+    const ForwardMaps maps = {
+        MakeTensorMap(launch.args[kQ], kRows), MakeTensorMap(k, kKeys),          MakeTensorMap(v, kKeys),
+        MakeTensorMap(launch.args[kO], kRows), MakeTensorMap(sink_k, kSinkRows), MakeTensorMap(sink_v, kSinkRows)};
     ForwardKernel<kDim, kKeys><<<static_cast<unsigned>(grid_), kBlockThreads, Layout::kBytes, launch.stream>>>(maps, a);
   }
 

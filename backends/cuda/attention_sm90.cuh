@@ -23,8 +23,8 @@ struct Sizes {
   int window;  // 0: unlimited
   int sinks;   // 0 where the window is unlimited
   float scale;
-  // With a cache: the tokens before the call, by sequence. Rows of keys are then those of attention_stage.h, or those of
-  // the cache itself where the window is unlimited.
+  // With a cache: the tokens before the call, by sequence. Rows of keys are then those of attention_stage.h, or those
+  // of the cache itself where the window is unlimited.
   const int32_t* position;
   int64_t position_stride, most_position;
 
@@ -71,8 +71,8 @@ struct Items {
   }
 };
 
-// One item: what its warpgroups compute and which keys they visit. Columns of tiles are rows of keys from `first` on; the
-// sinks before it are a tile of their own.
+// One item: what its warpgroups compute and which keys they visit. Columns of tiles are rows of keys from `first` on;
+// the sinks before it are a tile of their own.
 struct Item {
   int b, kv_head;
   int head, head_step;  // of the first warpgroup; from it to the second

@@ -151,7 +151,8 @@ class SwigluPlan final : public Plan {
   template <int N>
   void Backward(const Launch& launch) const {
     const xh_tensor* const args = launch.args;
-    ForPacks<N>(launch, m_, f_,
+    ForPacks<N>(
+        launch, m_, f_,
         SwigluGradientBody<T, N>{ViewOf<const T>(args[kGate]), ViewOf<const T>(args[kUp]), ViewOf<const T>(args[kDy]),
                                  ViewOf<T>(args[kDgate]), ViewOf<T>(args[kDup]), adds_[0], adds_[1]});
   }

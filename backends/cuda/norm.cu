@@ -162,7 +162,8 @@ class NormPlan final : public Plan {
 
   template <int N>
   void Forward(const Launch& launch, const NormArguments<T, W>& a) const {
-    LaunchEarly(launch, NormForward<T, W, N>, static_cast<unsigned>(m_), static_cast<unsigned>(ThreadsFor<T>(d_)), 0, a);
+    LaunchEarly(launch, NormForward<T, W, N>, static_cast<unsigned>(m_), static_cast<unsigned>(ThreadsFor<T>(d_)), 0,
+                a);
   }
   template <int N>
   void Backward(const Launch& launch, const NormArguments<T, W>& a) const {
