@@ -1,13 +1,12 @@
 // Load, generate, free, again and again: memory stays flat, in C and in C++. XHYBRID_LEAK_CYCLES: how many cycles
 // (default 60; the long form is 10000).
-#include <malloc.h>
-
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <string>
 
 #include "gtest/gtest.h"
+#include "tests/conformance/heap.h"
 #include "xhybrid.hpp"
 
 namespace {
@@ -22,13 +21,7 @@ int Cycles() {
   return text == nullptr ? 60 : std::atoi(text);
 }
 
-// What was allocated and not freed. What is resident beside depends on how the allocator cuts its memory, and settles
-// after some hundred cycles.
-int64_t HeapBytes() {
-  const struct mallinfo2 info = mallinfo2();
-  return static_cast<int64_t>(info.uordblks + info.hblkhd);
-}
-
+// How much is resident depends on how the allocator cuts its memory, too, and settles after some hundred cycles.
 int64_t ResidentBytes() {
   std::ifstream file("/proc/self/statm");
   int64_t all = 0, resident = 0;
@@ -77,9 +70,9 @@ void CycleOfCxx() {
 void ExpectFlat(void (*cycle)()) {
   const int cycles = Cycles();
   for (int i = 0; i < 20 + cycles / 10; ++i) cycle();
-  const int64_t heap = HeapBytes(), resident = ResidentBytes();
+  const int64_t heap = xh::test::HeapInUse(), resident = ResidentBytes();
   for (int i = 0; i < cycles; ++i) cycle();
-  const int64_t heap_after = HeapBytes(), resident_after = ResidentBytes();
+  const int64_t heap_after = xh::test::HeapInUse(), resident_after = ResidentBytes();
   std::printf("%d cycles: heap %lld, then %lld bytes; resident %lld, then %lld\n", cycles, static_cast<long long>(heap),
               static_cast<long long>(heap_after), static_cast<long long>(resident),
               static_cast<long long>(resident_after));

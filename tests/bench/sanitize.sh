@@ -64,7 +64,7 @@ nl -ba -w4 -s' ' "$out/groups" | xargs -P "$jobs" -L 1 bash -c 'group "$@"' grou
 cat "$out"/*.tests >"$out/tests.tsv"
 total=$(wc -l <"$out/all") run=$(wc -l <"$out/tests.tsv") clean=$(awk -F'\t' '$3 == 1' "$out/tests.tsv" | wc -l)
 awk -F'\t' '$3 != 1 { print "NOT CLEAN " $1 }' "$out/tests.tsv"
-grep -hE '^=+ (Error|Warning|Program|Internal)' "$out"/*.[0-9]* | sort | uniq -c | sort -rn | head -20 || true
+grep -hE '^=+ (Error|Warning|Program|Internal)' "$out"/*.[0-9]* | sort | uniq -c | sort -rn | head -20 || true # there are none where all are clean
 cut -f1 "$out/tests.tsv" | sort | comm -13 - <(sort "$out/all") | sed 's/^/NOT FINISHED /'
 printf '%s: %d of %d tests run, %d clean, %d not finished, %d s\n' "$tool" "$run" "$total" "$clean" $((total - run)) \
   $((EPOCHSECONDS - started))
