@@ -27,7 +27,8 @@ endfunction()
 forbid(core "backends/|plugins/|sdk/|tests/|dnnl|sentencepiece")
 forbid(backends "core/|plugins/|sdk/|tests/")
 forbid(plugins "core/|backends/|sdk/|tests/")
-forbid(sdk "core/|backends/|plugins/|tests/|absl/|flatbuffers/|xhybrid_plugin\\.h" sdk/python/merge_bridge)
+forbid(sdk "core/|backends/|plugins/|tests/|absl/|flatbuffers/|xhybrid_plugin\\.h" sdk/python/merge_bridge
+       sdk/python/build sdk/python-cuda/build sdk/java/target) # what building a package leaves
 # A plugin that travels in the Python wheel.
 forbid(sdk/python/merge_bridge "core/|backends/|plugins/|sdk/|tests/|absl/|flatbuffers/")
 # The conformance program knows a plugin by its header, as a stranger's plugin is known.
