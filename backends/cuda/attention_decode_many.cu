@@ -350,7 +350,7 @@ bool PreferShared(void (*kernel)(Args)) {
 }
 
 bool Takes(const Shape& s, const Facts& facts) {
-  const bool fills = s.batch * s.kv_heads >= 2 * facts.multiprocessors;
+  const bool fills = s.batch * s.kv_heads >= facts.multiprocessors;
   const bool takes = s.dtype == XH_BF16 && (s.dim == 64 || s.dim == 128) && s.group() >= 2 && s.group() <= kMostGroup;
   return fills && takes && facts.capability >= 80 && PreferShared(s.dim == 64 ? DecodeMany<64> : DecodeMany<128>);
 }

@@ -332,7 +332,7 @@ Refusal Open(const Request& request, std::unique_ptr<Plan>* out) {
                  1};
   refusal = CheckLayout(request, dims.activation);
   if (refusal.code != 0) return refusal;
-  if (sizes.batch * sizes.heads > kMostPairs * request.facts->multiprocessors) {
+  if (sizes.batch * sizes.heads > kManyPairs * request.facts->multiprocessors) {
     *out = OpenMany(request,
                     {sizes.batch, sizes.positions, sizes.heads, sizes.kv_heads, sizes.dim, sizes.features, dims['n']},
                     params);

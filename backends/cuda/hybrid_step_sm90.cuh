@@ -19,8 +19,9 @@ constexpr int kMostCluster = 16, kGoodCluster = 8;
 constexpr int kMostMap = 256;  // columns of a map
 constexpr int kLine = 128;     // bytes that L2 fetches
 constexpr int kWorkerBarrier = 1;
-constexpr int64_t kMostPairs = 8;  // heads of all sequences, for each multiprocessor: more are no faster than op by op
-constexpr int kInboxMore = 4;      // behind the columns that a block gets: their maximum and sum
+constexpr int kInboxMore = 4;  // behind the columns that a block gets: their maximum and sum
+// Heads of all sequences, for each multiprocessor: more are faster in three kernels, and still more op by op.
+constexpr int64_t kManyPairs = 4, kMostPairs = 8;
 
 // Throws where a pointer does not allow packs of 16 bytes. Strides were looked at when the plan opened.
 inline void CheckPointers(const Launch& launch) {

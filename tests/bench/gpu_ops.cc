@@ -309,7 +309,7 @@ int main(int argc, char** argv) {
   for (const int64_t b : {1, 8, 64}) TimeStep(bench, b);
   TimeHybridStep(bench, 1, 32);
   TimeHybridStep(bench, 8, 8);
-  TimeHybridStep(bench, 64, 4);
+  for (const int64_t b : {12, 16, 20, 24, 32, 40, 64}) TimeHybridStep(bench, b, 4);
   TimeAttention(bench, {8, 32, 8, 8192, 128, 512, 4}, true);
   TimeAttention(bench, {8, 32, 8, 8192, 128, 0, 0}, false);
   TimeAttention(bench, {16, 32, 8, 4096, 64, 512, 4}, true);
