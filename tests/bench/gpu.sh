@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # What takes a GPU to see, in one go: conformance, every timing of docs/performance.md, and what the backend promises beside:
 #   tests/bench/gpu.sh BUILD OUT [PART...]
-# BUILD holds bin/xhybrid, bin/xhybrid-conformance, bin/device_*_test and lib/, with lib/xhybrid/xhybrid_cuda.so and the stages. OUT
-# gets a log a part, and figures.tsv: a line a figure, name, value, unit and floor. Parts: device conformance identical waits exhausted
-# memcheck racecheck ops prefill decode align distill; all of them unless some are named. The first that fails ends it.
+# BUILD holds bin/xhybrid, bin/xhybrid-conformance, bin/device_*_test and lib/, with the stages in lib/xhybrid. The part `build` makes
+# xhybrid_cuda.so there from this tree, for this machine's kind of GPU alone, by nvcc and g++ and no more: the rest of BUILD may come from
+# elsewhere. OUT gets a log a part, and figures.tsv, printed at the end as a table: a line a figure, name, value, unit and floor. Parts:
+# build device conformance identical waits exhausted memcheck racecheck ops prefill decode align distill; all of them unless some are
+# named. The first that fails ends it.
 set -euo pipefail
-(($# >= 2)) || { sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+(($# >= 2)) || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 build=$(realpath "$1") out=$2
 shift 2
 parts=("$@")
-((${#parts[@]})) || parts=(device conformance identical waits exhausted memcheck racecheck ops prefill decode align distill)
+((${#parts[@]})) || parts=(build device conformance identical waits exhausted memcheck racecheck ops prefill decode align distill)
 mkdir -p "$out"
 out=$(realpath "$out")
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -33,6 +35,33 @@ device_test() {
   done
 }
 
+# compile SOURCE OBJECTS: one object. What stands in *_sm90.cu needs the instructions of its own name.
+compile() {
+  local object="$2/${1##*/}.o"
+  if [[ $1 == *.cc ]]; then
+    g++ -std=c++20 -O2 -fPIC -fvisibility=hidden -DXH_SM90 -DXHYBRID_RELEASE="\"$(<VERSION)\"" -I. -Iabi -isystem "$cuda/include" -c "$1" \
+      -o "$object"
+    return
+  fi
+  local target=-gencode=arch=compute_90,code=sm_90
+  [[ $1 != *_sm90.cu ]] || target=-gencode=arch=compute_90a,code=sm_90a
+  "$cuda/bin/nvcc" --options-file backends/cuda/nvcc_options.txt -I. -Iabi "$target" -c "$1" -o "$object"
+}
+export -f compile
+
+part_build() {
+  local objects nvcc
+  nvcc=$(command -v nvcc || true)
+  export cuda=${CUDA_HOME:-${nvcc:+${nvcc%/bin/nvcc}}}
+  cuda=${cuda:-/usr/local/cuda}
+  objects=$(mktemp -d)
+  # The largest first: the last to end is waited for.
+  # shellcheck disable=SC2016 # the inner shell expands them
+  find backends/cuda backends/common -name '*.c[cu]' -printf '%s\t%p\n' | sort -rn | cut -f2 | xargs -P "$(nproc)" -I{} bash -c 'compile "$@"' compile {} "$objects"
+  g++ -shared -o "$plugin" "$objects"/*.o -Wl,--version-script=cmake/xhybrid_plugin.map -L"$cuda/lib64" -L"$cuda/lib" -lcudart_static \
+    -ldl -lpthread -lrt
+  rm -rf "$objects"
+}
 part_device() { nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader; }
 part_conformance() { "$build/bin/xhybrid-conformance" --vectors tests/vectors "$plugin" | tail -n 30; }
 part_identical() {
@@ -75,3 +104,4 @@ for part in "${parts[@]}"; do
   printf '\n== %s\n' "$part"
   "part_$part" 2>&1 | tee "$out/$part.log"
 done
+[[ ! -s $XH_FIGURES ]] || awk -F'\t' 'BEGIN { print "\n== figures" } { printf "%-64s %12s %-10s %s\n", $1, $2, $3, $4 }' "$XH_FIGURES"
