@@ -4,7 +4,6 @@
 // Nothing changes where schedule[3] is not finite.
 #include <cmath>
 
-#include "backends/cpu/arguments.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/parallel.h"
 #include "backends/cpu/rows.h"
@@ -91,25 +90,9 @@ class AdamwPlan final : public Plan {
 
 Refusal OpenAdamw(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal = RequireInfer("ADAMW", request);
-  if (refusal.code != 0) return refusal;
-  refusal = CheckArguments("ADAMW", request, {{"grad", "N", Type::kF32, 0}, {"schedule", "4", Type::kF32, 0}},
-                           {{"param", "N", Type::kFloat, 0},
-                            {"first", "N", Type::kF32, 0},
-                            {"second", "N", Type::kF32, 0},
-                            {"master", "N", Type::kF32, kOptional}},
-                           &dims);
-  if (refusal.code != 0) return refusal;
   xh_adamw_params params = {};
-  refusal = Params("ADAMW", request, &params);
+  const Refusal refusal = backend::CheckAdamw(request, &dims, &params);
   if (refusal.code != 0) return refusal;
-  if (dims['4'] != 4) return Invalid("ADAMW: schedule has " + std::to_string(dims['4']) + " elements, expected 4");
-  const auto fraction = [](float x) { return x >= 0.0f && x < 1.0f; };
-  if (!fraction(params.beta1) || !fraction(params.beta2) || !(params.eps >= 0.0f) || !(params.weight_decay >= 0.0f)) {
-    return Invalid("ADAMW: beta1 " + std::to_string(params.beta1) + ", beta2 " + std::to_string(params.beta2) +
-                   ", eps " + std::to_string(params.eps) + ", weight_decay " + std::to_string(params.weight_decay) +
-                   "; allowed are betas in [0, 1) and the others at least 0");
-  }
   *out = std::make_unique<AdamwPlan>(request, dims, params);
   return {};
 }

@@ -1,5 +1,4 @@
 // ALIGN_LOSS (SPEC.md 3): { sum (x - teacher)^2, sum teacher^2 }, and dx = 2 scale (x - teacher).
-#include "backends/cpu/arguments.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/parallel.h"
 #include "backends/cpu/rows.h"
@@ -103,16 +102,8 @@ class AlignPlan final : public Plan {
 
 Refusal OpenAlignLoss(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal = CheckArguments("ALIGN_LOSS", request,
-                                   {{"x", "BHTd", Type::kActivation, kNeeded},
-                                    {"teacher", "BHTd", Type::kActivation, kNeeded | kConstant},
-                                    {"scale", "1", Type::kF32, kNeeded | kConstant}},
-                                   {{"sums", "2", Type::kF32, kConstant}}, &dims);
+  const Refusal refusal = backend::CheckAlignLoss(request, &dims);
   if (refusal.code != 0) return refusal;
-  if (dims['1'] != 1 || (dims['2'] >= 0 && dims['2'] != 2)) {
-    return Invalid("ALIGN_LOSS: scale has " + std::to_string(dims['1']) + " elements and sums " +
-                   std::to_string(dims['2']) + ", expected 1 and 2");
-  }
   WithType(dims.activation, [&](auto t) { *out = std::make_unique<AlignPlan<decltype(t)>>(request, dims); });
   return {};
 }

@@ -7,7 +7,6 @@
 #include <memory>
 #include <vector>
 
-#include "backends/cpu/arguments.h"
 #include "backends/cpu/documents.h"
 #include "backends/cpu/tile_copy.h"
 

@@ -1,7 +1,6 @@
 // CAST and FILL: tensors of any rank and any strides.
 #include <cstring>
 
-#include "backends/cpu/arguments.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/parallel.h"
 #include "backends/cpu/rows.h"
@@ -177,54 +176,22 @@ class FillPlan final : public Plan {
   float value_;
 };
 
-Refusal CheckSameShape(const xh_tensor& a, const xh_tensor& b, const char* where) {
-  if (!Present(a) || !Present(b)) return {};
-  bool same = a.rank == b.rank;
-  for (int i = 0; same && i < a.rank; ++i) same = a.shape[i] == b.shape[i];
-  if (!same) return Invalid(std::string(where) + ": x and y have different shapes");
-  if (a.dtype != b.dtype && !(IsFloat(a.dtype) && IsFloat(b.dtype))) {
-    return Unsupported(std::string(where) + ": dtype " + std::to_string(a.dtype) + " to " + std::to_string(b.dtype) +
-                       ", allowed is f32 and bf16 to each other, or the same dtype");
-  }
-  return {};
-}
-
 }  // namespace
 
 Refusal OpenCast(const Request& request, std::unique_ptr<Plan>* out) {
-  Dims dims;
-  Refusal refusal = CheckArguments("CAST", request, {{"x", "*", Type::kAny, kAnyStride}},
-                                   {{"y", "*", Type::kAny, kAnyStride}}, &dims);
+  const Refusal refusal = backend::CheckCast(request);
   if (refusal.code != 0) return refusal;
   const bool backward = request.pass == XH_BACKWARD;
-  const int from_index = backward ? 2 : 0, to_index = backward ? 3 : 1;
-  const xh_tensor &from = request.args[from_index], &to = request.args[to_index];
-  refusal = CheckSameShape(from, to, backward ? "CAST BACKWARD" : "CAST");
-  if (refusal.code != 0) return refusal;
-  if (backward && Present(to) && !IsFloat(to.dtype)) {
-    return Invalid("CAST BACKWARD: gradient of x has dtype " + std::to_string(to.dtype) + ", allowed is f32 or bf16");
-  }
-  *out = std::make_unique<CastPlan>(from, to, from_index, to_index, request.threads);
+  const int from = backward ? 2 : 0, to = backward ? 3 : 1;
+  *out = std::make_unique<CastPlan>(request.args[from], request.args[to], from, to, request.threads);
   return {};
 }
 
 Refusal OpenFill(const Request& request, std::unique_ptr<Plan>* out) {
-  Dims dims;
-  Refusal refusal = RequireInfer("FILL", request);
-  if (refusal.code != 0) return refusal;
-  refusal = CheckArguments("FILL", request, {}, {{"y", "*", Type::kAny, kAnyStride}}, &dims);
-  if (refusal.code != 0) return refusal;
   xh_fill_params params = {};
-  refusal = Params("FILL", request, &params);
+  const Refusal refusal = backend::CheckFill(request, &params);
   if (refusal.code != 0) return refusal;
-  const xh_tensor& y = request.args[0];
-  if (!IsFloat(y.dtype) && y.dtype != XH_I32) {
-    return Unsupported("FILL: y has dtype " + std::to_string(y.dtype) + ", allowed is f32, bf16 or i32");
-  }
-  if (y.dtype == XH_I32 && !(params.value >= -2147483648.0f && params.value < 2147483648.0f)) {
-    return Invalid("FILL: value is " + std::to_string(params.value) + ", it does not fit i32");
-  }
-  *out = std::make_unique<FillPlan>(y, params.value, request.threads);
+  *out = std::make_unique<FillPlan>(request.args[0], params.value, request.threads);
   return {};
 }
 

@@ -1,7 +1,6 @@
 // CLIP: the factor of the gradients by their norm, NaN where a step has to be skipped.
 #include <cmath>
 
-#include "backends/cpu/arguments.h"
 #include "backends/cpu/ops.h"
 
 namespace xh::cpu::XH_ISA {
@@ -35,18 +34,9 @@ class ClipPlan final : public Plan {
 
 Refusal OpenClip(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal = RequireInfer("CLIP", request);
-  if (refusal.code != 0) return refusal;
-  refusal = CheckArguments("CLIP", request, {{"squares", "N", Type::kF32, 0}, {"sums", "S", Type::kF32, kOptional}},
-                           {{"factor", "1", Type::kF32, 0}}, &dims);
-  if (refusal.code != 0) return refusal;
   xh_clip_params params = {};
-  refusal = Params("CLIP", request, &params);
+  const Refusal refusal = backend::CheckClip(request, &dims, &params);
   if (refusal.code != 0) return refusal;
-  if (dims['1'] != 1) return Invalid("CLIP: factor has " + std::to_string(dims['1']) + " elements, expected 1");
-  if (!(params.limit >= 0.0f)) {
-    return Invalid("CLIP: limit is " + std::to_string(params.limit) + ", allowed is 0 (not clipped) and more");
-  }
   *out = std::make_unique<ClipPlan>(dims, params.limit);
   return {};
 }

@@ -8,13 +8,16 @@
 #include <cstring>
 #include <fstream>
 
-#include "backends/cpu/host.h"
+#include "backends/common/host.h"
 #include "backends/cpu/op_table.h"
 
 struct xh_event {};
 
 namespace xh::cpu {
 namespace {
+
+using backend::Fail;
+using backend::Guard;
 
 constexpr int64_t kLeastAlignment = 64;  // a cache line, and the widest vector
 constexpr int64_t kMostThreads = 1024;

@@ -13,7 +13,6 @@
 #include <cmath>
 #include <limits>
 
-#include "backends/cpu/arguments.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/parallel.h"
 #include "backends/cpu/rows.h"
@@ -276,49 +275,14 @@ class DistillBackward final : public DistillPlan<T> {
   }
 };
 
-Refusal CheckDistillParams(const xh_distill_params& params) {
-  if (params.mode < XH_KL_RENORMALIZED || params.mode > XH_KL_TAIL_BUCKET) {
-    return Invalid("DISTILL_LOSS: mode is " + std::to_string(params.mode) +
-                   ", allowed is RENORMALIZED (0), FULL_STUDENT (1) or TAIL_BUCKET (2)");
-  }
-  if (!(params.temperature > 0.0f) || !std::isfinite(params.temperature)) {
-    return Invalid("DISTILL_LOSS: temperature is " + std::to_string(params.temperature) + ", allowed is above 0");
-  }
-  if (!std::isfinite(params.gamma) || !std::isfinite(params.beta)) {
-    return Invalid("DISTILL_LOSS: gamma is " + std::to_string(params.gamma) + " and beta " +
-                   std::to_string(params.beta) + ", finite numbers are needed");
-  }
-  return {};
-}
-
 }  // namespace
 
 Refusal OpenDistillLoss(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal = CheckArguments("DISTILL_LOSS", request,
-                                   {{"logits", "MV", Type::kActivation, kNeeded},
-                                    {"targets", "M", Type::kI32, kNeeded | kConstant},
-                                    {"teacher_values", "Mk", Type::kF32, kOptional | kNeeded | kConstant},
-                                    {"teacher_ids", "Mk", Type::kI32, kOptional | kNeeded | kConstant},
-                                    {"scale", "1", Type::kF32, kNeeded | kConstant}},
-                                   {{"losses", "M2", Type::kF32, kConstant}}, &dims);
-  if (refusal.code != 0) return refusal;
   xh_distill_params params = {};
-  refusal = Params("DISTILL_LOSS", request, &params);
-  if (refusal.code == 0) refusal = CheckDistillParams(params);
+  const Refusal refusal = backend::CheckDistillLoss(request, &dims, &params);
   if (refusal.code != 0) return refusal;
-  if (Present(request.args[kTeacherValues]) != Present(request.args[kTeacherIds])) {
-    return Invalid("DISTILL_LOSS: teacher_values and teacher_ids belong together, one of them is absent");
-  }
-  if (dims['1'] != 1 || (dims['2'] >= 0 && dims['2'] != 2)) {
-    return Invalid("DISTILL_LOSS: scale has " + std::to_string(dims['1']) + " elements and losses " +
-                   std::to_string(dims['2']) + " columns, expected 1 and 2");
-  }
   const Sizes sizes = {dims['M'], dims['V'], std::max<int64_t>(dims['k'], 0)};
-  if (sizes.k > sizes.v) {
-    return Invalid("DISTILL_LOSS: the teacher has " + std::to_string(sizes.k) +
-                   " ids a row, at most the vocabulary of " + std::to_string(sizes.v) + " is allowed");
-  }
   WithType(dims.activation, [&](auto t) {
     using T = decltype(t);
     if (request.pass == XH_BACKWARD) {

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <string>
 
-#include "backends/cpu/arguments.h"
+#include "backends/cpu/plan.h"
 
 namespace xh::cpu::XH_ISA {
 

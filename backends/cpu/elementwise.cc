@@ -1,5 +1,4 @@
 // ADD and SWIGLU.
-#include "backends/cpu/arguments.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/parallel.h"
 #include "backends/cpu/rows.h"
@@ -111,9 +110,7 @@ class SwigluPlan final : public Plan {
 
 Refusal OpenAdd(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal =
-      CheckArguments("ADD", request, {{"a", "MD", Type::kActivation, 0}, {"b", "MD", Type::kActivation, 0}},
-                     {{"y", "MD", Type::kActivation, 0}}, &dims);
+  const Refusal refusal = backend::CheckAdd(request, &dims);
   if (refusal.code != 0) return refusal;
   WithType(dims.activation, [&](auto t) { *out = std::make_unique<AddPlan<decltype(t)>>(request, dims); });
   return {};
@@ -121,9 +118,7 @@ Refusal OpenAdd(const Request& request, std::unique_ptr<Plan>* out) {
 
 Refusal OpenSwiglu(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal = CheckArguments(
-      "SWIGLU", request, {{"gate", "MF", Type::kActivation, kNeeded}, {"up", "MF", Type::kActivation, kNeeded}},
-      {{"y", "MF", Type::kActivation, 0}}, &dims);
+  const Refusal refusal = backend::CheckSwiglu(request, &dims);
   if (refusal.code != 0) return refusal;
   WithType(dims.activation, [&](auto t) { *out = std::make_unique<SwigluPlan<decltype(t)>>(request, dims); });
   return {};

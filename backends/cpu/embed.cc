@@ -1,6 +1,5 @@
 // EMBED: rows of a table by id. BACKWARD adds rows of dy into the table's gradient; every thread owns some columns, so
 // that equal ids are added in the order of the tokens whatever the number of threads.
-#include "backends/cpu/arguments.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/parallel.h"
 #include "backends/cpu/rows.h"
@@ -107,9 +106,7 @@ class EmbedBackward final : public Plan {
 
 Refusal OpenEmbed(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal = CheckArguments(
-      "EMBED", request, {{"table", "VD", Type::kFloat, kParameter}, {"ids", "M", Type::kI32, kNeeded | kConstant}},
-      {{"y", "MD", Type::kFloat, 0}}, &dims);
+  const Refusal refusal = backend::CheckEmbed(request, &dims);
   if (refusal.code != 0) return refusal;
   if (request.pass == XH_BACKWARD) {
     *out = std::make_unique<EmbedBackward>(request, dims);

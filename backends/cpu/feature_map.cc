@@ -1,6 +1,5 @@
 // FEATURE_MAP (SPEC.md 1.5): phi = softmax(u a_h) over features, or for hedgehog [softmax(u a_h), softmax(-u a_h)].
 // Blocks of kTokens tokens of one head are multiplied in f32 and normalised while they are in cache.
-#include "backends/cpu/arguments.h"
 #include "backends/cpu/micro_tile.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/parallel.h"
@@ -244,28 +243,10 @@ class FeatureBackward final : public Plan {
 
 Refusal OpenFeatureMap(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal =
-      CheckArguments("FEATURE_MAP", request,
-                     {{"u", "BUTd", Type::kActivation, kNeeded}, {"a", "Hdn", Type::kFloat, kNeeded | kParameter}},
-                     {{"phi", "BHTp", Type::kActivation, kNeeded}}, &dims);
-  if (refusal.code != 0) return refusal;
   xh_feature_map_params params = {};
-  refusal = Params("FEATURE_MAP", request, &params);
+  const Refusal refusal = backend::CheckFeatureMap(request, &dims, &params);
   if (refusal.code != 0) return refusal;
-  if (params.kind != XH_FEATURE_SOFTMAX && params.kind != XH_FEATURE_HEDGEHOG) {
-    return Unsupported("FEATURE_MAP: kind is " + std::to_string(params.kind) +
-                       ", allowed is SOFTMAX (0) or HEDGEHOG (1)");
-  }
-  const bool hedgehog = params.kind == XH_FEATURE_HEDGEHOG;
-  if (dims['H'] % dims['U'] != 0) {
-    return Invalid("FEATURE_MAP: u has " + std::to_string(dims['U']) + " heads, they must divide the " +
-                   std::to_string(dims['H']) + " heads of a");
-  }
-  if (dims['p'] != dims['n'] * (hedgehog ? 2 : 1)) {
-    return Invalid("FEATURE_MAP: phi.shape[3] is " + std::to_string(dims['p']) + ", expected " +
-                   (hedgehog ? "2 x " : "") + std::to_string(dims['n']));
-  }
-  const Sizes sizes(dims, hedgehog);
+  const Sizes sizes(dims, params.kind == XH_FEATURE_HEDGEHOG);
   WithType(dims.activation, [&](auto t) {
     using T = decltype(t);
     if (request.pass == XH_BACKWARD) {

@@ -1,7 +1,6 @@
 // HEAD_GATE (SPEC.md 1.2): o = sigmoid([q|k|v] w_h + b_h), one scalar a head and token.
 #include <cmath>
 
-#include "backends/cpu/arguments.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/parallel.h"
 #include "backends/cpu/rows.h"
@@ -177,23 +176,8 @@ class GateBackward final : public GatePlan {
 
 Refusal OpenHeadGate(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  // The last dimension of o is T, which a token-major layout does not keep contiguous.
-  Refusal refusal = CheckArguments("HEAD_GATE", request,
-                                   {{"q", "BHTd", Type::kActivation, kNeeded},
-                                    {"k", "BKTd", Type::kActivation, kNeeded},
-                                    {"v", "BKTd", Type::kActivation, kNeeded},
-                                    {"w", "Hw", Type::kFloat, kNeeded | kParameter},
-                                    {"b", "H", Type::kFloat, kParameter}},
-                                   {{"o", "BHT", Type::kF32, kNeeded | kAnyStride}}, &dims);
+  const Refusal refusal = backend::CheckHeadGate(request, &dims);
   if (refusal.code != 0) return refusal;
-  if (dims['H'] % dims['K'] != 0) {
-    return Invalid("HEAD_GATE: k has " + std::to_string(dims['K']) + " heads, they must divide the " +
-                   std::to_string(dims['H']) + " heads of q");
-  }
-  if (dims['w'] != 3 * dims['d']) {
-    return Invalid("HEAD_GATE: w.shape[1] is " + std::to_string(dims['w']) + ", expected 3 x " +
-                   std::to_string(dims['d']));
-  }
   const Sizes sizes(dims);
   WithType(dims.activation, [&](auto t) {
     using T = decltype(t);

@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "backends/cpu/arguments.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/parallel.h"
 #include "backends/cpu/rows.h"
@@ -26,33 +25,15 @@ U* Place(const xh_tensor& layout, const xh_tensor& arg, Token token, int64_t h) 
 struct Places {
   int64_t first, last;
 };
-std::vector<Places> PlacesInList(const xh_heads_params& params, int64_t heads) {
+std::vector<Places> PlacesInList(const std::vector<int32_t>& list, int64_t heads) {
   std::vector<Places> places;
+  const int64_t count = static_cast<int64_t>(list.size());
   for (int64_t head = 0, at = 0; head < heads; ++head) {
     const int64_t first = at;
-    while (at < params.count && params.heads[at] == head) ++at;
+    while (at < count && list[at] == head) ++at;
     places.push_back({first, at});
   }
   return places;
-}
-
-// `step` 1: heads are increasing; 0: or equal.
-Refusal CheckHeads(const char* op, const xh_heads_params& params, int64_t count, int64_t heads, int32_t step) {
-  const std::string where = std::string(op) + ": ";
-  if (params.heads == nullptr || params.count != count) {
-    return Invalid(where + "count is " + std::to_string(params.count) + " with heads " +
-                   (params.heads == nullptr ? "NULL" : "given") + ", the arguments have " + std::to_string(count));
-  }
-  int64_t least = 0;
-  for (int32_t j = 0; j < params.count; ++j) {
-    if (params.heads[j] < least || params.heads[j] >= heads) {
-      return Invalid(where + "heads[" + std::to_string(j) + "] is " + std::to_string(params.heads[j]) +
-                     ", allowed are " + (step == 0 ? "sorted" : "increasing") + " numbers below " +
-                     std::to_string(heads));
-    }
-    least = params.heads[j] + step;
-  }
-  return {};
 }
 
 // h = o x + (1 - o) y with one o a head and token; do = sum over d of dh (x - y). Heads without o are y's.
@@ -193,42 +174,20 @@ class SelectPlan final : public Plan {
 
 Refusal OpenMix(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  // The last dimension of o is T, which a token-major layout does not keep contiguous.
-  Refusal refusal = CheckArguments("MIX", request,
-                                   {{"o", "BNT", Type::kF32, kNeeded | kAnyStride},
-                                    {"x", "BNTd", Type::kActivation, kNeeded},
-                                    {"y", "BHTd", Type::kActivation, kNeeded}},
-                                   {{"h", "BHTd", Type::kActivation, 0}}, &dims);
+  std::vector<int32_t> heads;
+  const Refusal refusal = backend::CheckMix(request, &dims, &heads);
   if (refusal.code != 0) return refusal;
-  std::vector<Places> places;
-  if (request.params_size > 0) {
-    xh_heads_params params = {};
-    refusal = Params("MIX", request, &params);
-    if (refusal.code == 0) refusal = CheckHeads("MIX", params, dims['N'], dims['H'], 1);
-    if (refusal.code != 0) return refusal;
-    places = PlacesInList(params, dims['H']);
-  } else if (dims['N'] != dims['H']) {
-    return Invalid("MIX: o has " + std::to_string(dims['N']) + " heads and y " + std::to_string(dims['H']) +
-                   ", without params they are as many");
-  } else {
-    for (int64_t h = 0; h < dims['H']; ++h) places.push_back({h, h + 1});
-  }
+  const std::vector<Places> places = PlacesInList(heads, dims['H']);
   WithType(dims.activation, [&](auto t) { *out = std::make_unique<MixPlan<decltype(t)>>(request, dims, places); });
   return {};
 }
 
 Refusal OpenSelectHeads(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal = CheckArguments("SELECT_HEADS", request, {{"x", "BUTd", Type::kActivation, 0}},
-                                   {{"y", "BNTd", Type::kActivation, 0}}, &dims);
-  xh_heads_params params = {};
-  if (refusal.code == 0) refusal = Params("SELECT_HEADS", request, &params);
-  // BACKWARD has neither x nor y: their sizes are those of the gradients, which may be absent.
-  const int64_t count = dims['N'] < 0 ? params.count : dims['N'], heads = dims['U'] < 0 ? INT32_MAX : dims['U'];
-  if (refusal.code == 0) refusal = CheckHeads("SELECT_HEADS", params, count, heads, 0);
+  std::vector<int32_t> heads;
+  const Refusal refusal = backend::CheckSelectHeads(request, &dims, &heads);
   if (refusal.code != 0) return refusal;
-  std::vector<Places> places;
-  if (dims['U'] >= 0) places = PlacesInList(params, dims['U']);
+  const std::vector<Places> places = PlacesInList(heads, dims['U']);
   WithType(dims.activation, [&](auto t) { *out = std::make_unique<SelectPlan<decltype(t)>>(request, dims, places); });
   return {};
 }

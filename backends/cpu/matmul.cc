@@ -1,5 +1,4 @@
 // MATMUL: y = x w^T + bias and its gradients dx = dy w, dw = dy^T x, dbias = column sums of dy.
-#include "backends/cpu/arguments.h"
 #include "backends/cpu/gemm.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/parallel.h"
@@ -145,20 +144,9 @@ class BackwardPlan final : public Plan {
 
 Refusal OpenMatmul(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal = CheckArguments("MATMUL", request,
-                                   {{"x", "MK", Type::kFloat, 0},
-                                    {"w", "NK", Type::kFloat, kParameter},
-                                    {"bias", "N", Type::kFloat, kOptional | kParameter}},
-                                   {{"y", "MN", Type::kFloat, 0}}, &dims);
+  const Refusal refusal = backend::CheckMatmul(request, &dims);
   if (refusal.code != 0) return refusal;
   if (request.pass == XH_BACKWARD) {
-    // Each product reads one of the two, so a frozen weight need not keep x alive.
-    if (Present(request.args[kDx]) && !Present(request.args[kW])) {
-      return Invalid("MATMUL BACKWARD: w is absent, the gradient of x needs it");
-    }
-    if (Present(request.args[kDw]) && !Present(request.args[kX])) {
-      return Invalid("MATMUL BACKWARD: x is absent, the gradient of w needs it");
-    }
     *out = std::make_unique<BackwardPlan>(request, dims);
   } else {
     *out = std::make_unique<ForwardPlan>(request, dims);

@@ -11,59 +11,13 @@ namespace {
 
 constexpr int64_t kDefaultChunk = 64;
 
-Refusal CheckState(const Request& request, int first, const char* names) {
-  const bool any = Present(request.args[first]) || Present(request.args[first + 1]) || Present(request.args[first + 2]);
-  const bool all = Present(request.args[first]) && Present(request.args[first + 1]) && Present(request.args[first + 2]);
-  if (any && !all) return Invalid(std::string("MLSTM: ") + names + ": some are present, allowed is all or none");
-  return {};
-}
-
-Refusal CheckDocuments(const Request& request) {
-  const bool state = Present(request.args[mlstm::kS]) || Present(request.args[mlstm::kSOut]);
-  if (!Present(request.args[mlstm::kStart]) || !state) return {};
-  return Unsupported("MLSTM: a state before or after with start, documents are packed into whole rows only");
-}
-
-Refusal CheckParameters(const xh_mlstm_params& params) {
-  if (params.normalizer != XH_NORMALIZER_PLAIN && params.normalizer != XH_NORMALIZER_MAX) {
-    return Invalid("MLSTM: normalizer is " + std::to_string(params.normalizer) + ", allowed is PLAIN (0) or MAX (1)");
-  }
-  if (params.chunk < 0) {
-    return Invalid("MLSTM: chunk is " + std::to_string(params.chunk) + ", allowed is 0 (the backend's choice) or more");
-  }
-  return {};
-}
-
 }  // namespace
 
 Refusal OpenMlstm(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal = CheckArguments("MLSTM", request,
-                                   {{"q", "BHTn", Type::kActivation, kNeeded},
-                                    {"k", "BHTn", Type::kActivation, kNeeded},
-                                    {"v", "BKTd", Type::kActivation, kNeeded},
-                                    {"i", "BHT", Type::kF32, kNeeded | kAnyStride},
-                                    {"f", "BHT", Type::kF32, kNeeded | kAnyStride},
-                                    {"S", "BHnd", Type::kF32, kOptional | kConstant},
-                                    {"z", "BHn", Type::kF32, kOptional | kConstant},
-                                    {"m", "BH", Type::kF32, kOptional | kConstant},
-                                    {"start", "BT", Type::kI32, kOptional | kConstant}},
-                                   {{"h", "BHTd", Type::kActivation, kNeeded},
-                                    {"S'", "BHnd", Type::kF32, kOptional | kConstant},
-                                    {"z'", "BHn", Type::kF32, kOptional | kConstant},
-                                    {"m'", "BH", Type::kF32, kOptional | kConstant}},
-                                   &dims);
   xh_mlstm_params params = {};
-  if (refusal.code == 0) refusal = Params("MLSTM", request, &params);
-  if (refusal.code == 0) refusal = CheckParameters(params);
-  if (refusal.code == 0) refusal = CheckState(request, mlstm::kS, "S, z, m");
-  if (refusal.code == 0 && request.pass != XH_BACKWARD) refusal = CheckState(request, mlstm::kSOut, "S', z', m'");
-  if (refusal.code == 0) refusal = CheckDocuments(request);
+  const Refusal refusal = backend::CheckMlstm(request, &dims, &params);
   if (refusal.code != 0) return refusal;
-  if (dims['H'] % dims['K'] != 0) {
-    return Invalid("MLSTM: H is " + std::to_string(dims['H']) + " and KV is " + std::to_string(dims['K']) +
-                   ", H must be a multiple of KV");
-  }
   const int64_t chunk = std::min(params.chunk == 0 ? kDefaultChunk : params.chunk, mlstm::kLargestChunk);
   const mlstm::Shape shape = {dims['B'],
                               dims['H'],

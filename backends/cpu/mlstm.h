@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <memory>
 
-#include "backends/cpu/arguments.h"
 #include "backends/cpu/parallel.h"
 #include "backends/cpu/tile_gemm.h"
 

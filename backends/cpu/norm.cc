@@ -1,7 +1,6 @@
 // RMS_NORM: y = x r w with r = 1 / sqrt(mean(x^2) + eps). FORWARD saves r, one f32 a row.
 #include <cmath>
 
-#include "backends/cpu/arguments.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/parallel.h"
 #include "backends/cpu/rows.h"
@@ -135,16 +134,9 @@ class NormBackward final : public Plan {
 
 Refusal OpenRmsNorm(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal = CheckArguments(
-      "RMS_NORM", request, {{"x", "MD", Type::kActivation, kNeeded}, {"w", "D", Type::kFloat, kNeeded | kParameter}},
-      {{"y", "MD", Type::kActivation, 0}}, &dims);
-  if (refusal.code != 0) return refusal;
   xh_norm_params params = {};
-  if (request.pass != XH_BACKWARD || request.params != nullptr) refusal = Params("RMS_NORM", request, &params);
+  const Refusal refusal = backend::CheckRmsNorm(request, &dims, &params);
   if (refusal.code != 0) return refusal;
-  if (!(params.eps >= 0.0f)) {
-    return Invalid("RMS_NORM: eps is " + std::to_string(params.eps) + ", at least 0 is allowed");
-  }
   WithType(dims.activation, [&](auto t) {
     using T = decltype(t);
     if (request.pass == XH_BACKWARD) {

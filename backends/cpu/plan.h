@@ -7,25 +7,20 @@
 #include <string>
 #include <vector>
 
-#include "xhybrid_plugin.h"
+#include "backends/common/host.h"
+#include "backends/common/requests.h"
 
 namespace xh::cpu {
 
-// A request as the op sees it. Arguments keep the order of xhybrid_plugin.h: inputs, outputs, then for BACKWARD output
-// gradients and input gradients.
-struct Request {
-  xh_pass pass;
-  std::vector<xh_tensor> args;
-  const void* params;  // checked by the op through Params()
-  uint32_t params_size;
-  int threads;
-};
+using backend::Accumulates;
+using backend::Dims;
+using backend::ElementBytes;
+using backend::Present;
+using backend::Refusal;
+using backend::RunError;
 
-// Bad data that only a run can see (an id out of the vocabulary). Run throws it before it writes anything; the plugin
-// turns it into an error. It never leaves the plugin.
-struct RunError {
-  xh_code code;
-  std::string text;
+struct Request : backend::Request {
+  int threads;
 };
 
 // Immutable after opening; Run may be called from several threads at once with different workspaces.
@@ -38,21 +33,12 @@ class Plan {
   const char* implementation = "";
 };
 
-// Why a plan was refused: code 0 means it was not.
-struct Refusal {
-  xh_code code = 0;
-  std::string text;
-};
-
 // Opens a plan, or says why not. Never throws anything but std::bad_alloc.
 using OpenFn = Refusal (*)(const Request& request, std::unique_ptr<Plan>* out);
 
 // The ops of one instruction set. The op files are compiled once for each; plugin.cc chooses at run time.
 struct OpEntry {
   xh_op op;
-  const char* name;
-  int input_count;
-  int output_count;
   OpenFn open;
 };
 struct OpTable {

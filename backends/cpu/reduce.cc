@@ -1,6 +1,5 @@
 // REDUCE: sums over rows in double. Rows are cut into a fixed number of shares, so the result does not depend on the
 // number of threads.
-#include "backends/cpu/arguments.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/parallel.h"
 
@@ -84,16 +83,9 @@ class ReducePlan final : public Plan {
 
 Refusal OpenReduce(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal = RequireInfer("REDUCE", request);
-  if (refusal.code != 0) return refusal;
-  refusal = CheckArguments("REDUCE", request, {{"x", "MN", Type::kF32, 0}}, {{"y", "N", Type::kF32, 0}}, &dims);
-  if (refusal.code != 0) return refusal;
   xh_reduce_params params = {};
-  refusal = Params("REDUCE", request, &params);
+  const Refusal refusal = backend::CheckReduce(request, &dims, &params);
   if (refusal.code != 0) return refusal;
-  if (params.kind != XH_REDUCE_SUM && params.kind != XH_REDUCE_SUM_SQUARES) {
-    return Invalid("REDUCE: kind is " + std::to_string(params.kind) + ", allowed is SUM (0) or SUM_SQUARES (1)");
-  }
   *out = std::make_unique<ReducePlan>(request, dims, params.kind == XH_REDUCE_SUM_SQUARES);
   return {};
 }

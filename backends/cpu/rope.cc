@@ -1,5 +1,4 @@
 // ROPE: rotates the pairs (x[j], x[j + d/2]) by the angle of row position[b] + t; BACKWARD rotates back.
-#include "backends/cpu/arguments.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/parallel.h"
 #include "backends/cpu/rows.h"
@@ -87,15 +86,8 @@ class RopePlan final : public Plan {
 
 Refusal OpenRope(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal = CheckArguments("ROPE", request,
-                                   {{"x", "BTHd", Type::kActivation, 0},
-                                    {"table", "Pd", Type::kF32, kNeeded | kConstant},
-                                    {"position", "B", Type::kI32, kNeeded | kConstant}},
-                                   {{"y", "BTHd", Type::kActivation, 0}}, &dims);
+  const Refusal refusal = backend::CheckRope(request, &dims);
   if (refusal.code != 0) return refusal;
-  if (dims['d'] % 2 != 0) {
-    return Invalid("ROPE: d is " + std::to_string(dims['d']) + ", an even size is needed");
-  }
   WithType(dims.activation, [&](auto t) { *out = std::make_unique<RopePlan<decltype(t)>>(request, dims); });
   return {};
 }

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "backends/cpu/arguments.h"
 #include "backends/cpu/ops.h"
 #include "backends/cpu/parallel.h"
 #include "backends/cpu/rows.h"
@@ -215,19 +214,9 @@ class TopKPlan final : public Plan {
 
 Refusal OpenTopK(const Request& request, std::unique_ptr<Plan>* out) {
   Dims dims;
-  Refusal refusal = RequireInfer("TOP_K", request);
-  if (refusal.code != 0) return refusal;
-  refusal = CheckArguments("TOP_K", request, {{"logits", "MV", Type::kFloat, 0}},
-                           {{"values", "Mk", Type::kF32, 0}, {"ids", "Mk", Type::kI32, 0}}, &dims);
-  if (refusal.code != 0) return refusal;
   xh_top_k_params params = {};
-  refusal = Params("TOP_K", request, &params);
+  const Refusal refusal = backend::CheckTopK(request, &dims, &params);
   if (refusal.code != 0) return refusal;
-  if (params.top_k != dims['k'] || params.top_k < 1 || params.top_k > dims['V']) {
-    return Invalid("TOP_K: top_k is " + std::to_string(params.top_k) + ", values has " + std::to_string(dims['k']) +
-                   " columns and logits " + std::to_string(dims['V']) + "; allowed is 1 to V, equal to the columns");
-  }
-  if (dims['V'] > INT32_MAX) return Invalid("TOP_K: V is " + std::to_string(dims['V']) + ", ids are i32");
   WithType(request.args[kLogits].dtype, [&](auto t) { *out = std::make_unique<TopKPlan<decltype(t)>>(request, dims); });
   return {};
 }
