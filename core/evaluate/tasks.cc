@@ -2,13 +2,11 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 
 #include "absl/strings/ascii.h"
-#include "core/checkpoint/file.h"
 #include "core/evaluate/retrieval_task.h"
 #include "core/json_fields.h"
-#include "core/lines.h"
+#include "core/line_reader.h"
 #include "core/model/tap.h"
 
 namespace xh {
@@ -51,6 +49,18 @@ StatusOr<Sample> ReadRow(const std::string& line, const std::string& where, Task
   return sample;
 }
 
+Status AddRow(const std::string& line, const std::string& where, Task* task) {
+  if (absl::StripAsciiWhitespace(line).empty()) return absl::OkStatus();
+  TaskKind kind;
+  XH_ASSIGN_OR_RETURN(Sample sample, ReadRow(line, where, &kind));
+  if (!task->samples.empty() && kind != task->kind) {
+    return InvalidArgument(where, ": a row with \"messages\" among rows with \"text\"; a task has one kind");
+  }
+  task->kind = kind;
+  task->samples.push_back(std::move(sample));
+  return absl::OkStatus();
+}
+
 // The likeliest answer up to an end token, as text.
 StatusOr<SampleResult> Answer(Session& session, const Sample& sample, int64_t max_tokens) {
   XH_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, PromptOf(session.model(), TaskKind::kExactMatch, sample));
@@ -91,27 +101,19 @@ StatusOr<Task> ReadTask(const std::string& path, int64_t limit, const Model* mak
     if (maker == nullptr) return InvalidArgument("task ", path, " describes questions; allowed here: rows of JSONL");
     return MakeRetrievalTask(path, limit, *maker);
   }
-  XH_RETURN_IF_ERROR(File::OpenRead(path, Links::kFollow).status());  // no pipe and no device, which may never end
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return NotFound("task ", path, " cannot be opened");
+  XH_ASSIGN_OR_RETURN(LineReader reader, LineReader::Open(path));
   Task task;
   std::string name = std::filesystem::path(path).filename().string();
   task.name = name.substr(0, name.find('.'));
-  std::string line;
-  for (int64_t number = 1;; ++number) {
-    XH_ASSIGN_OR_RETURN(const bool more, NextLine(file, path, &line));
-    if (!more) break;
-    if (limit > 0 && static_cast<int64_t>(task.samples.size()) == limit) break;
-    if (absl::StripAsciiWhitespace(line).empty()) continue;
-    const std::string where = absl::StrCat(path, ":", number);
-    TaskKind kind;
-    XH_ASSIGN_OR_RETURN(Sample sample, ReadRow(line, where, &kind));
-    if (!task.samples.empty() && kind != task.kind) {
-      return InvalidArgument(where, ": a row with \"messages\" among rows with \"text\"; a task has one kind");
+  std::vector<std::string> lines;
+  do {
+    int64_t number = 0;
+    XH_RETURN_IF_ERROR(reader.NextBlock(&lines, &number));
+    for (const std::string& line : lines) {
+      if (limit > 0 && static_cast<int64_t>(task.samples.size()) == limit) return task;
+      XH_RETURN_IF_ERROR(AddRow(line, absl::StrCat(path, ":", number++), &task));
     }
-    task.kind = kind;
-    task.samples.push_back(std::move(sample));
-  }
+  } while (!lines.empty());
   if (task.samples.empty()) return InvalidArgument("task ", path, " has no rows");
   return task;
 }

@@ -1,5 +1,5 @@
-// Tasks as JSONL files. A row with "messages" is a question with a known answer; a row with "text" is text to predict.
-// A JSON file describes questions to be made: retrieval_task.h.
+// Tasks as JSONL files, gzip'd or not. A row with "messages" is a question with a known answer; a row with "text" is
+// text to predict. A JSON file describes questions to be made: retrieval_task.h.
 #ifndef XHYBRID_CORE_EVALUATE_TASKS_H_
 #define XHYBRID_CORE_EVALUATE_TASKS_H_
 

@@ -7,80 +7,11 @@
 #include <system_error>
 #include <thread>
 
-#include "absl/strings/escaping.h"
-#include "core/checkpoint/digest.h"
-#include "core/checkpoint/file.h"
+#include "core/line_reader.h"
 #include "core/train/document.h"
 
 namespace xh {
 namespace {
-
-constexpr int64_t kBlockBytes = 4ll << 20;
-constexpr int64_t kLongestLine = 64ll << 20;
-
-// Gives the lines of a file, a few megabytes at a time, and digests all of it.
-class LineReader {
- public:
-  static StatusOr<LineReader> Open(const std::string& path) {
-    XH_ASSIGN_OR_RETURN(File file, File::OpenRead(path, Links::kFollow));
-    XH_ASSIGN_OR_RETURN(const int64_t size, file.Size());
-    return LineReader(std::move(file), size);
-  }
-
-  // Replaces *lines by the next ones, without their ends; none left: empty. `first` is the number of the first, from 1.
-  Status NextBlock(std::vector<std::string>* lines, int64_t* first) {
-    lines->clear();
-    *first = next_line_;
-    while (lines->empty() && offset_ < size_) XH_RETURN_IF_ERROR(ReadMore(lines));
-    if (offset_ >= size_ && !rest_.empty()) AddLine(std::move(rest_), lines), rest_.clear();
-    next_line_ += static_cast<int64_t>(lines->size());
-    return absl::OkStatus();
-  }
-
-  int64_t bytes() const { return size_; }
-  int64_t bytes_read() const { return offset_; }
-
-  std::string Digest() {
-    const Sha256::Digest digest = sha_.Finish();
-    return absl::BytesToHexString(std::string(digest.begin(), digest.end()));
-  }
-
- private:
-  LineReader(File file, int64_t size) : file_(std::move(file)), size_(size) {}
-
-  Status ReadMore(std::vector<std::string>* lines) {
-    const int64_t bytes = std::min(kBlockBytes, size_ - offset_);
-    block_.resize(static_cast<size_t>(bytes));
-    XH_RETURN_IF_ERROR(file_.ReadAt(offset_, block_.data(), bytes));
-    sha_.Update(block_.data(), block_.size());
-    if (offset_ == 0 && block_.compare(0, 3, "\xEF\xBB\xBF") == 0) block_.erase(0, 3);  // byte order mark
-    offset_ += bytes;
-    size_t start = 0;
-    for (size_t end; (end = block_.find('\n', start)) != std::string::npos; start = end + 1) {
-      rest_.append(block_, start, end - start);
-      AddLine(std::move(rest_), lines);
-      rest_.clear();
-    }
-    rest_.append(block_, start);
-    if (static_cast<int64_t>(rest_.size()) > kLongestLine) {
-      return InvalidArgument(file_.path(), ":", next_line_ + static_cast<int64_t>(lines->size()),
-                             ": the line is longer than ", kLongestLine, " bytes");
-    }
-    return absl::OkStatus();
-  }
-
-  static void AddLine(std::string line, std::vector<std::string>* lines) {
-    if (!line.empty() && line.back() == '\r') line.pop_back();
-    lines->push_back(std::move(line));
-  }
-
-  File file_;
-  int64_t size_;
-  int64_t offset_ = 0;
-  int64_t next_line_ = 1;
-  std::string block_, rest_;
-  Sha256 sha_;
-};
 
 bool IsBlank(const std::string& line) { return line.find_first_not_of(" \t") == std::string::npos; }
 

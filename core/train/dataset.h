@@ -1,4 +1,4 @@
-// Training documents: JSONL files, tokenised once and held in memory.
+// Training documents: JSONL files, gzip'd or not, tokenised once and held in memory.
 #ifndef XHYBRID_CORE_TRAIN_DATASET_H_
 #define XHYBRID_CORE_TRAIN_DATASET_H_
 

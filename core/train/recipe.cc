@@ -15,7 +15,7 @@ const char kDistillSchema[] = R"json({"options": [
   {"name": "stages", "type": "list",
    "help": "stages in order, [{\"stage\": \"align\", \"steps\": 150, ...}, {\"stage\": \"distill\", \"steps\": 250}]"},
   {"name": "data", "type": "list",
-   "help": "JSONL files, [{\"path\": ..., \"weight\": share of the tokens, \"kind\": auto, chat, text or ids}]"},
+   "help": "JSONL files, gzip'd or not, [{\"path\": ..., \"weight\": share of the tokens, \"kind\": auto, chat, text or ids}]"},
   {"name": "output", "type": "text", "help": "directory of the run; the student becomes student.xhy in it"},
   {"name": "context", "type": "int", "default": 512, "min": 2, "max": 1048576, "help": "tokens of a row"},
   {"name": "batch", "type": "int", "default": 64, "min": 1, "max": 1048576, "help": "rows of a step"},

@@ -19,7 +19,7 @@ run() {
     distill)
       rm -rf "$out/run"
       "${xhybrid[@]}" distill --teacher "$teacher" --output "$out/run" --window 64 --sinks 4 --stage align --steps 2 \
-        --context 512 --batch 64 --data examples/data/mix.train.jsonl
+        --context 512 --batch 64 --data examples/data/mix.train.jsonl.gz
       ;;
     generate) "${xhybrid[@]}" generate "$teacher" "Once upon a time" --max-tokens 8 ;;
     bench)

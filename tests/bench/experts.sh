@@ -8,7 +8,7 @@ xhybrid=$1 teacher=$2 data=$3 plan=$4 out=$5 device=${6:-cuda}
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 domains=(math code stem chat recall)
 common=(--context 512 --batch 64 --dtype bf16 --teacher "$teacher")
-stories=(--data examples/data/stories.train.jsonl:0.24 --data examples/data/wikitext.train.jsonl:0.20)
+stories=(--data examples/data/stories.train.jsonl.gz:0.24 --data examples/data/wikitext.train.jsonl.gz:0.20)
 run() { "$xhybrid" -q --device "$device" "$@"; }
 mkdir -p "$out"
 

@@ -16,7 +16,7 @@ differs=0
 train() {
   "$program" --device "$device" --quiet distill --teacher examples/teacher-llama-3m --output "$out/$1-$2" --window 64 --sinks 4 \
     --stage align --stage distill --steps "$steps" --context 256 --batch 16 --micro-batch 8 --dtype "$1" --save-every 2 --seed 7 \
-    --data examples/data/mix.train.jsonl:0.6 --data examples/data/stories.train.jsonl:0.4 >"$out/$1-$2.log" 2>&1
+    --data examples/data/mix.train.jsonl.gz:0.6 --data examples/data/stories.train.jsonl.gz:0.4 >"$out/$1-$2.log" 2>&1
 }
 
 # Ends it hard once it has saved, and begins again.

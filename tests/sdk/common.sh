@@ -35,10 +35,10 @@ make_models() {
   {
     "$prefix/bin/xhybrid" --quiet import "$2/examples/teacher-llama-3m" "$where/teacher.xhy"
     "$prefix/bin/xhybrid" --quiet distill --teacher "$where/teacher.xhy" --output "$where/run_b" --window 64 \
-      --stage align "${steps[@]}" --data "$data/mix.train.jsonl"
+      --stage align "${steps[@]}" --data "$data/mix.train.jsonl.gz"
     mv "$where/run_b/student.xhy" "$where/b.xhy"
     "$prefix/bin/xhybrid" --quiet distill --teacher "$where/teacher.xhy" --student "$where/b.xhy" --output "$where/run_a" \
-      --stage distill "${steps[@]}" --learning-rate 1e-3 --data "$data/stories.train.jsonl"
+      --stage distill "${steps[@]}" --learning-rate 1e-3 --data "$data/stories.train.jsonl.gz"
     mv "$where/run_a/student.xhy" "$where/a.xhy"
   } >"$where/models.log"
 }

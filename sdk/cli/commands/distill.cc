@@ -116,7 +116,7 @@ void AddFlags(CLI::App* command, Flags& flags) {
   Repeatable(command->add_option("--stage", flags.stages, "Stage plugin, in order; may repeat"));
   Repeatable(command->add_option("--steps", flags.steps, "Steps of each stage, once for each or once for all"));
   Repeatable(command->add_option("--learning-rate", flags.learning_rates, "Learning rate of each stage, likewise"));
-  Repeatable(command->add_option("--data", flags.data, "JSONL file, PATH or PATH:WEIGHT; may repeat"));
+  Repeatable(command->add_option("--data", flags.data, "JSONL file, gzip'd or not, PATH or PATH:WEIGHT; may repeat"));
   plain(command->add_option("--context", flags.context, "Tokens of a row"));
   plain(command->add_option("--batch", flags.batch, "Rows of a step"));
   plain(command->add_option("--micro-batch", flags.micro_batch, "Rows of a forward and backward"));

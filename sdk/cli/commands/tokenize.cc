@@ -15,7 +15,7 @@ void AddTokenize(CLI::App& app, Context& context) {
   auto flags = std::make_shared<Flags>();
   CLI::App* command = app.add_subcommand("tokenize", "Turn data files into rows of token ids, once for many runs");
   command->add_option("model", flags->model, "Model directory, or one that holds tokenizer files alone")->required();
-  Repeatable(command->add_option("--data", flags->data, "JSONL file; may repeat"))->required();
+  Repeatable(command->add_option("--data", flags->data, "JSONL file, gzip'd or not; may repeat"))->required();
   command->add_option("--output", flags->output, "JSONL file to write");
   command->add_option("--kind", flags->kind, "What rows are")->check(CLI::IsMember({"auto", "chat", "text"}));
   command->add_option("--loss-on", flags->loss_on, "Mark what an assistant did not write")

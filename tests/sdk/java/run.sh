@@ -27,7 +27,7 @@ mkdir -p "$fixtures"
 student() { # TEACHER OUTPUT STEPS
   [ ! -e "$2" ] || return 0
   "$xhybrid" --quiet distill --teacher "$1" --output "$2.run" --window 64 --stage align --steps "$3" --batch 2 --context 64 \
-    --data "$root/examples/data/mix.train.jsonl" >/dev/null
+    --data "$root/examples/data/mix.train.jsonl.gz" >/dev/null
   mv "$2.run/student.xhy" "$2"
 }
 

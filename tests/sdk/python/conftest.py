@@ -20,7 +20,7 @@ def recipe(teacher, output, **changes):
         "output": output,
         "student": {"window": 64},
         "stages": [{"stage": "align", "steps": 2}],
-        "data": [{"path": SOURCE / "examples/data/mix.train.jsonl"}],
+        "data": [{"path": SOURCE / "examples/data/mix.train.jsonl.gz"}],
         "batch": 2,
         "context": 64,
     }

@@ -45,7 +45,7 @@ def test_distill_tells_of_every_step_and_leaves_a_student(teacher, tmp_path):
 def test_a_recipe_may_be_a_file_with_keywords_on_top(teacher, tmp_path):
     file = tmp_path / "recipe.json"
     file.write_text(
-        json.dumps(recipe(str(teacher), "nowhere", data=[{"path": str(SOURCE / "examples/data/mix.train.jsonl")}]))
+        json.dumps(recipe(str(teacher), "nowhere", data=[{"path": str(SOURCE / "examples/data/mix.train.jsonl.gz")}]))
     )
     xhybrid.distill(file, output=tmp_path / "run", stages=[{"stage": "align", "steps": 1}])
     assert (tmp_path / "run" / "student.xhy").is_dir()

@@ -16,7 +16,7 @@ def distilled(teacher, output, **changes):
         "output": output,
         "student": {"window": 64},
         "stages": [{"stage": "align", "steps": 3}],
-        "data": [{"path": EXAMPLES / "data/mix.train.jsonl"}],
+        "data": [{"path": EXAMPLES / "data/mix.train.jsonl.gz"}],
         "batch": 2,
         "context": 64,
     }

@@ -52,7 +52,7 @@ class ExitTest {
       assertEquals(
           "ends\n",
           Fixtures.runJava(
-              Unfinished.class, List.of(), Map.of(), Fixtures.path("tiny"), Fixtures.path("data/mix.train.jsonl"),
+              Unfinished.class, List.of(), Map.of(), Fixtures.path("tiny"), Fixtures.path("data/mix.train.jsonl.gz"),
               temporary.resolve("run" + i).toString()));
     }
   }

@@ -46,7 +46,7 @@ class JobTest {
     return RUNTIME.job(
         "distill",
         Map.of("teacher", Fixtures.path("tiny"), "student", Map.of("window", 16), "context", 64, "batch", 2, "data",
-            List.of(Fixtures.path("data/mix.train.jsonl")), "output", temporary.resolve("run"), "stages",
+            List.of(Fixtures.path("data/mix.train.jsonl.gz")), "output", temporary.resolve("run"), "stages",
             List.of(Map.of("stage", "align", "steps", steps))));
   }
 
