@@ -9,7 +9,7 @@
 namespace xh {
 namespace {
 
-constexpr int64_t kBlockBytes = 4ll << 20;
+constexpr int64_t kBlockBytes = 1ll << 20;
 constexpr int64_t kLongestLine = 64ll << 20;
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 

@@ -14,7 +14,7 @@
 
 namespace xh {
 
-// Reads a few megabytes at a time, and digests all that it reads. One thread at a time.
+// Reads a megabyte at a time, and digests all that it reads. One thread at a time.
 class LineReader {
  public:
   // A regular file, or a link to one: no pipe and no device, which may never end.

@@ -75,7 +75,7 @@ part_exhausted() {
   rm -rf "$out/exhausted"
 }
 part_memcheck() { tests/bench/sanitize.sh memcheck "$build" "$out/memcheck.logs" 240; }
-part_racecheck() { tests/bench/sanitize.sh racecheck "$build" "$out/racecheck.logs" 300; }
+part_racecheck() { tests/bench/sanitize.sh racecheck "$build" "$out/racecheck.logs" 600; }
 part_ops() {
   local program
   program=$(mktemp)
