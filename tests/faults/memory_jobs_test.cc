@@ -1,6 +1,7 @@
 // Whole jobs, run to their end with an allocation failing on the way: the job ends with XH_OUT_OF_MEMORY and stays
 // ended, nothing leaks, what it was to write is not there or whole, and the same recipe run again gives the same.
 #include <gtest/gtest.h>
+#include <zlib.h>
 
 #include <filesystem>
 
@@ -108,12 +109,15 @@ TEST_F(MemoryJobsTest, Merge) {
          "out.xhy"});
 }
 TEST_F(MemoryJobsTest, Tokenize) {
-  Sweep({"tokenize",
-         {{"model", faults::ByteTeacher(place_)},
-          {"data", {place_ / "text.jsonl"}},
-          {"output", place_ / "out.jsonl"},
-          {"replace", true}},
-         "out.jsonl"});
+  gzFile gzipped = gzopen((place_ / "text.jsonl.gz").c_str(), "wb");
+  ASSERT_GT(gzputs(gzipped, faults::ReadText(place_ / "text.jsonl").c_str()), 0);
+  ASSERT_EQ(gzclose(gzipped), Z_OK);
+  const std::string teacher = faults::ByteTeacher(place_);
+  for (const char* data : {"text.jsonl", "text.jsonl.gz"}) {
+    Sweep({"tokenize",
+           {{"model", teacher}, {"data", {place_ / data}}, {"output", place_ / "out.jsonl"}, {"replace", true}},
+           "out.jsonl"});
+  }
 }
 TEST_F(MemoryJobsTest, Distill) {
   json recipe = faults::TrainingRecipe(place_, "out");
