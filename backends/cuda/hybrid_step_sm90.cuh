@@ -20,7 +20,8 @@ constexpr int kMostMap = 256;  // columns of a map
 constexpr int kLine = 128;     // bytes that L2 fetches
 constexpr int kWorkerBarrier = 1;
 constexpr int kInboxMore = 4;  // behind the columns that a block gets: their maximum and sum
-// Heads of all sequences, for each multiprocessor: more are faster in three kernels, and still more op by op.
+// Heads of all sequences, for each multiprocessor: more than the first are faster in three kernels where there are such
+// for their sizes, more than the second op by op.
 constexpr int64_t kManyPairs = 4, kMostPairs = 8;
 
 // Throws where a pointer does not allow packs of 16 bytes. Strides were looked at when the plan opened.

@@ -2,7 +2,7 @@
 # What takes a GPU to see, in one go: conformance, every timing of docs/performance.md, and what the backend promises beside:
 #   tests/bench/gpu.sh BUILD OUT [PART...]
 # BUILD holds bin/xhybrid, bin/xhybrid-conformance, bin/device_*_test and lib/, with the stages in lib/xhybrid. The part `build` makes
-# xhybrid_cuda.so there from this tree, for this machine's kind of GPU alone, by nvcc and g++ and no more: the rest of BUILD may come from
+# xhybrid_cuda.so there from this tree, for Hopper alone, by nvcc and g++ and no more: the rest of BUILD may come from
 # elsewhere. OUT gets a log a part, and figures.tsv, printed at the end as a table: a line a figure, name, value, unit and floor. Parts:
 # build device conformance identical waits exhausted memcheck racecheck ops prefill decode align distill; all of them unless some are
 # named. The first that fails ends it.
@@ -51,17 +51,18 @@ export -f compile
 
 part_build() {
   local objects nvcc
-  nvcc=$(command -v nvcc || true)
-  export cuda=${CUDA_HOME:-${nvcc:+${nvcc%/bin/nvcc}}}
-  cuda=${cuda:-/usr/local/cuda}
+  nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
+  export cuda=${CUDA_HOME:-${nvcc%/bin/nvcc}}
   objects=$(mktemp -d)
   # The largest first: the last to end is waited for.
   # shellcheck disable=SC2016 # the inner shell expands them
-  find backends/cuda backends/common -name '*.c[cu]' -printf '%s\t%p\n' | sort -rn | cut -f2 | xargs -P "$(nproc)" -I{} bash -c 'compile "$@"' compile {} "$objects"
+  find backends/cuda backends/common -name '*.c[cu]' -printf '%s\t%p\n' | sort -rn | cut -f2 |
+    xargs -P "$(nproc)" -I{} bash -c 'compile "$@"' compile {} "$objects"
   g++ -shared -o "$plugin" "$objects"/*.o -Wl,--version-script=cmake/xhybrid_plugin.map -L"$cuda/lib64" -L"$cuda/lib" -lcudart_static \
     -ldl -lpthread -lrt
   rm -rf "$objects"
 }
+
 part_device() { nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader; }
 part_conformance() { "$build/bin/xhybrid-conformance" --vectors tests/vectors "$plugin" | tail -n 30; }
 part_identical() {
